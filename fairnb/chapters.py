@@ -1,0 +1,181 @@
+"""Chapters: the numbered notebooks, executed by papermill with parameters that were checked first."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import papermill
+import yaml
+from papermill.exceptions import PapermillExecutionError
+
+from fairnb.messages import unknown
+
+Parameters = dict[str, Any]
+
+
+class ChapterError(RuntimeError):
+    """A chapter's cell failed; the message says where, why, and where the executed notebook lies."""
+
+
+def chapters(root: Path) -> dict[str, Path]:
+    """Every chapter's notebook by name, in order.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    found = {path.stem: path for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))}
+    if not found:
+        raise FileNotFoundError(f"no chapters in {root / 'notebooks'}: call fairnb from a checkout of the project")
+    return found
+
+
+def choose(wanted: list[str], known: dict[str, Path]) -> list[str]:
+    """Names of the chapters wanted, in the book's order: by name (`03_dynamic_weighting`) or number (`3`); all where empty.
+
+    Raises:
+        ValueError: for a chapter that is not there (nearest name).
+    """
+    by_number = {str(int(name[:2])): name for name in known}
+    names = []
+    for word in wanted:
+        name = by_number.get(word.lstrip("0"), word.removesuffix(".ipynb"))
+        if name not in known:
+            raise ValueError(unknown("chapter", word, known))
+        names.append(name)
+    return [name for name in known if name in names or not wanted]
+
+
+def defaults(notebook: Path) -> Parameters:
+    """Parameters of a notebook with their default values."""
+    found = papermill.inspect_notebook(str(notebook))
+    return {name: ast.literal_eval(entry["default"]) for name, entry in found.items()}
+
+
+def read_parameters(file: Path | None, assignments: list[str]) -> Parameters:
+    """Values from a YAML file, then from `key=value` words, which win. Values are read as YAML: `3`, `1e-4`, `[a, b]`.
+
+    Raises:
+        FileNotFoundError: if the file is not there.
+        ValueError: if the file is no YAML mapping, or a word has no `=`.
+    """
+    values: Parameters = {}
+    if file is not None:
+        if not file.is_file():
+            raise FileNotFoundError(f"no parameter file {file}")
+        try:
+            values = yaml.safe_load(file.read_text()) or {}
+        except yaml.YAMLError as error:
+            raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"{file} must hold `name: value` lines")
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"-p {assignment}: expected key=value")
+        values[key.strip()] = _parse(value)
+    return {key: _parse(value) if isinstance(value, str) else value for key, value in values.items()}
+
+
+def check_parameters(values: Parameters, known: dict[str, Parameters]) -> Parameters:
+    """Refuse names that no chapter has and values of another type than the default's; returns the values to pass.
+
+    Args:
+        values: what was given.
+        known: each chapter's parameters with their defaults.
+
+    Raises:
+        ValueError: with the nearest name, or the type wanted.
+    """
+    default = {name: value for parameters in known.values() for name, value in parameters.items()}
+    checked = {}
+    for name, value in values.items():
+        if name not in default:
+            raise ValueError(unknown("parameter", name, default))
+        wanted = type(default[name])
+        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if wanted is str and value is None:
+            value = ""
+        if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+            raise ValueError(f"parameter {name!r} takes {wanted.__name__}, as {default[name]!r}: got {value!r}")
+        checked[name] = value
+    return checked
+
+
+def run_chapters(root: Path, wanted: list[str], values: Parameters, say: Callable[[str], None] = print) -> Path:
+    """Execute chapters in order; returns the folder of the executed notebooks, `runs/<run>/chapters`.
+
+    Args:
+        root: the checkout.
+        wanted: chapters by name or number; all of them where empty.
+        values: parameters; each chapter receives those it has.
+        say: takes a line of progress.
+
+    Raises:
+        ValueError: for an unknown chapter or parameter, before anything runs.
+        ChapterError: at the first cell that fails; its notebook is kept as far as it came.
+    """
+    notebooks = chapters(root)
+    names = choose(wanted, notebooks)
+    known = {name: defaults(path) for name, path in notebooks.items()}
+    values = check_parameters(values, known)
+    run = values.get("run", known[names[0]]["run"])
+    folder = root / "runs" / run / "chapters"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        say(f"{name} …")
+        start = time.perf_counter()
+        out = folder / f"{name}.ipynb"
+        try:
+            papermill.execute_notebook(
+                notebooks[name],
+                out,
+                parameters={key: value for key, value in values.items() if key in known[name]},
+                kernel_name="python3",
+                cwd=root,
+                progress_bar=False,
+                stderr_file=sys.stderr if sys.stderr.isatty() else None,  # the cells' own progress bars
+            )
+        except PapermillExecutionError as error:
+            reason = re.sub(r"\x1b\[[0-9;]*m", "", f"{error.ename}: {error.evalue}")
+            raise ChapterError(f"{name}, cell {error.cell_index}: {reason}\nThe notebook is kept in {out}") from None
+        say(f"{name} done in {time.perf_counter() - start:.0f} s")
+    return folder
+
+
+def build_book(root: Path, executed: Path, say: Callable[[str], None] = print) -> Path:
+    """Render the book from executed chapters, warnings as errors; returns the front page.
+
+    Raises:
+        ChapterError: if Jupyter Book finds something amiss, which it prints.
+    """
+    target = root / "book" / "chapters"
+    shutil.rmtree(target, ignore_errors=True)  # nothing of an earlier run may stay behind
+    target.mkdir(parents=True)
+    for name in chapters(root):
+        shutil.copyfile(executed / f"{name}.ipynb", target / f"{name}.ipynb")
+    say("rendering the book …")
+    program = Path(sys.executable).with_name("jupyter-book")
+    command = [str(program), "build", "book", "--all", "-W", "-n", "--keep-going", "--quiet"]
+    if subprocess.run(command, cwd=root).returncode:
+        raise ChapterError("the book was not rendered: see the warnings above")
+    return root / "book" / "_build" / "html" / "index.html"
+
+
+def _parse(text: str) -> Any:
+    """A word as YAML reads it, and numbers like 1e-4 too, which YAML 1.1 takes for text."""
+    try:
+        value = yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+        return float(value)
+    return value

@@ -1,0 +1,92 @@
+"""Where the pictures are: a folder of files or one zip, read one image at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
+
+from fairnb.messages import some
+
+
+class Images(Protocol):
+    """N pictures that are read when asked for."""
+
+    @property
+    def names(self) -> list[str]:
+        """File name of each image, in order."""
+
+    @property
+    def source(self) -> str:
+        """Where they come from, in words, for messages."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Image `index` as uint8 [3, H, W] in 0..255."""
+
+    def fingerprint(self) -> str:
+        """Hex digest that changes when any image does: the key of the decoded cache."""
+
+
+class ImageFolder:
+    """Image files in one folder."""
+
+    def __init__(self, folder: Path, names: list[str]) -> None:
+        self.folder, self.names, self.source = folder, names, str(folder)
+        _refuse_missing(names, {path.name for path in folder.iterdir()}, self.source)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return _decode((self.folder / self.names[index]).read_bytes())
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for name in self.names:
+            stat = (self.folder / name).stat()
+            digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
+
+
+class ImageZip:
+    """Image files still inside one zip, whatever folder they lie in there."""
+
+    def __init__(self, path: Path, names: list[str]) -> None:
+        self.names, self.source = names, str(path)
+        try:
+            self.zip = zipfile.ZipFile(path)
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"{path} is not a whole zip file ({error}): was its download cut short?") from None
+        self.members = {Path(info.filename).name: info for info in self.zip.infolist() if not info.is_dir()}
+        _refuse_missing(names, self.members.keys(), self.source)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return _decode(self.zip.read(self.members[self.names[index]]))
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for name in self.names:
+            digest.update(f"{name} {self.members[name].file_size} {self.members[name].CRC}\n".encode())
+        return digest.hexdigest()
+
+
+def _decode(data: bytes) -> Tensor:
+    if not data:
+        raise ValueError("the file is empty")
+    return decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+
+
+def _refuse_missing(names: list[str], present: set[str] | object, source: str) -> None:
+    missing = [name for name in names if name not in present]  # type: ignore[operator]
+    if missing:
+        raise FileNotFoundError(f"{len(missing):,} of {len(names):,} images are missing from {source}: {some(missing)}")

@@ -1,0 +1,295 @@
+"""One experiment from data to tables; what is expensive lies in `runs/<run>/`, where the next notebook finds it.
+
+    experiment = Experiment("demo", data="celeba", data_root="~/data/celeba", recipe=Recipe(epochs=10))
+    base = experiment.base_model()                                    # trained once, then loaded
+    search = experiment.multi_task(Swarm(), tolerance=0.05, spread=1.0)
+    experiment.labels()                                               # method, split, label, analysed, accuracy, uei
+
+Each stage is a call that computes its result or loads the file it left; nothing flows backwards.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from fairnb import strategies, tables
+from fairnb.data import Faces, open_dataset
+from fairnb.files import content_key, load_json, load_tensors, save_json, save_table, save_tensors
+from fairnb.mopso import Fronts, Swarm
+from fairnb.strategies import Search
+from fairnb.tables import METHODS
+from fairnb.training import BaseModel, Features, Recipe, extract_features, make_fabric, recipe_key, train_base
+
+PACKAGES = ("fairnb", "torch", "torchvision", "lightning", "numpy", "scikit-learn")
+
+
+def project_root() -> Path:
+    """The folder that relative paths start from: the checkout around the working directory, or else the directory itself.
+
+    So a notebook finds the same runs and data from its own folder as from the root.
+    """
+    here = Path.cwd()
+    return next((p for p in (here, *here.parents) if (p / "notebooks").is_dir() and (p / "pyproject.toml").is_file()), here)
+
+
+class Experiment:
+    """A named run of the experiment on one dataset with one recipe.
+
+    Attributes:
+        folder: `runs/<run>`, which receives every result.
+        faces: the dataset.
+        recipe: what the base model is trained by.
+        analysed: bool [L], the labels that are searched and averaged.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        *,
+        data: str,
+        data_root: str | Path,
+        recipe: Recipe,
+        sensitive: str = "Male",
+        targets: Sequence[str] = (),
+        max_images: int = 0,
+        not_analysed: Sequence[str] = (),
+        min_positives: int = 1,
+        device: str = "auto",
+        runs: str | Path = "runs",
+    ) -> None:
+        """Open a run, or begin it.
+
+        Args:
+            run: its name, a folder name.
+            data: name of a dataset's reader, see `fairnb.data.DATASETS`.
+            data_root: folder of the dataset; relative to the project's root.
+            recipe: what to train; its seed is the seed of the searches too.
+            sensitive: attribute that splits people into groups.
+            targets: attributes to predict; empty for all but the sensitive one.
+            max_images: at most so many images of each split; 0 takes all.
+            not_analysed: labels that are trained but neither searched nor averaged.
+            min_positives: positives that each group needs in validation and in test for a label to be analysed.
+            device: 'auto', 'cpu', 'cuda' or 'mps'.
+            runs: folder of all runs; relative to the project's root.
+
+        Raises:
+            ValueError: for bad values, see what is called, and where the run was made with other parameters.
+            FileNotFoundError: where data is missing.
+        """
+        if not run or Path(run).name != run or run == "cache":
+            raise ValueError(f"run={run!r} must be a plain folder name (and not 'cache', where decoded images lie)")
+        if min_positives < 1:
+            raise ValueError(f"min_positives={min_positives} must be at least 1: without positives there is no score")
+        self.device = str(make_fabric(device, "32-true").device.type)
+        self.root = project_root() / runs
+        self.folder = self.root / run
+        self.recipe = recipe
+        place = project_root() / Path(data_root).expanduser() if str(data_root) else ""
+        self.faces: Faces = open_dataset(data, place, sensitive, targets, max_images)
+        self.analysed = self.faces.analysed(not_analysed, min_positives)
+        self.record(
+            data=data,
+            sensitive=sensitive,
+            targets=list(targets),
+            max_images=max_images,
+            not_analysed=list(not_analysed),
+            min_positives=min_positives,
+            **asdict(recipe),
+            base_key=content_key(recipe_key(self.faces, recipe)),
+            data_root=str(data_root),
+        )
+
+    # ------------------------------------------------------------------ stages
+
+    def base_model(self) -> BaseModel:
+        """Stage one: the network trained for accuracy. Trained here, resumed, loaded, or taken from a run that trained it."""
+        finished = self.folder / "history.csv"
+        if not finished.exists():
+            self._take_from_sibling()
+        with nullcontext() if finished.exists() else self.timed("base model"):
+            return train_base(self.faces, self.recipe, self.folder, cache=self.root / "cache", device=self.device)
+
+    def features(self) -> dict[str, Features]:
+        """Penultimate features of `valid` and `test`, and the base model's rows in the tables of results."""
+        path = self.folder / "features.safetensors"
+        if path.exists():
+            saved = load_tensors(path)
+            return {
+                split: Features(
+                    saved[f"{split}.x"], saved[f"{split}.labels"], saved[f"{split}.group"], len(self.faces.group_names)
+                )
+                for split in ("valid", "test")
+            }
+        base = self.base_model()
+        with self.timed("features"):
+            features = extract_features(self.faces, base, self.recipe, cache=self.root / "cache", device=self.device)
+            self._write_results("base", features, base.heads)
+            parts = {f"{s}.{p}": getattr(f, p) for s, f in features.items() for p in ("x", "labels", "group")}
+            save_tensors(path, parts)  # the last thing written: with it the stage is finished
+        return features
+
+    def dynamic_weighting(self, swarm: Swarm, *, tolerance: float, spread: float, epsilon: float) -> Search:
+        """Stage two with one weighted sum over all labels; see `fairnb.strategies.dynamic_weighting`."""
+        self.record(epsilon=epsilon)
+        return self._search("dynamic weighting", swarm, tolerance=tolerance, spread=spread, epsilon=epsilon)
+
+    def multi_task(self, swarm: Swarm, *, tolerance: float, spread: float) -> Search:
+        """Stage two with one head and one search a label; see `fairnb.strategies.multi_task`."""
+        return self._search("multi-task", swarm, tolerance=tolerance, spread=spread)
+
+    def _search(self, method: str, swarm: Swarm, **settings: float) -> Search:
+        self.record(**asdict(swarm), tolerance=settings["tolerance"], spread=settings["spread"])
+        path = self.folder / f"{method.replace(' ', '_').replace('-', '_')}.safetensors"
+        if path.exists():
+            return _load_search(path)
+        features, heads = self.features(), self.base_model().heads
+        find = strategies.dynamic_weighting if method == "dynamic weighting" else strategies.multi_task
+        with self.timed(method):
+            valid = features["valid"].to(self.device)
+            search = find(valid, heads, swarm, searched=self.analysed, seed=self.recipe.seed, **settings)  # type: ignore[operator]
+            self._write_results(method, features, search.heads)
+            _save_search(path, search)
+        return search
+
+    # ------------------------------------------------------------------ tables
+
+    def labels(self) -> pd.DataFrame:
+        """`labels.csv`: method, split, label, analysed, accuracy, uei. One row a method, split and label."""
+        return pd.read_csv(self.folder / "labels.csv")
+
+    def groups(self) -> pd.DataFrame:
+        """`groups.csv`: method, split, label, group, n, positives, predicted_positives, us (empty without positives)."""
+        return pd.read_csv(self.folder / "groups.csv")
+
+    def _write_results(self, method: str, features: dict[str, Features], heads: Tensor) -> None:
+        made = {split: strategies.evaluate(part, heads) for split, part in features.items()}
+        self._merge("labels.csv", tables.label_rows(method, made, self.faces, self.analysed))
+        self._merge("groups.csv", tables.group_rows(method, made, self.faces))
+
+    def _merge(self, name: str, new: pd.DataFrame) -> None:
+        """Put a method's rows in place of its former ones; methods stay in the order of `METHODS`."""
+        path = self.folder / name
+        if path.exists():
+            old = pd.read_csv(path)
+            new = pd.concat([old[~old.method.isin(new.method)], new])
+        save_table(path, new.sort_values("method", key=lambda m: m.map(METHODS.index), kind="stable"))
+
+    # ------------------------------------------------------------------ provenance
+
+    def record(self, **parameters: Any) -> None:
+        """Write parameters into `run.json`.
+
+        Raises:
+            ValueError: if the run was made with other values; its files stay as they are.
+        """
+        path = self.folder / "run.json"
+        known = load_json(path) if path.exists() else self._new_run()
+        base_key, place = parameters.pop("base_key", None), parameters.pop("data_root", None)
+        parameters = _as_json(parameters)
+        old = known["parameters"]
+        differ = [f"{name} was {old[name]!r}, now {value!r}" for name, value in parameters.items() if old.get(name, value) != value]
+        if not differ and base_key is not None and known["base_key"] not in (None, base_key):
+            differ = [f"the images are not the same (they were read from {known['data_root']!r}, now {place!r})"]
+        if differ:
+            raise ValueError(
+                f"{self.folder} was made with other parameters: {'; '.join(differ)}.\n"
+                "Give this one another name (run = …), or delete that folder; its files are left as they are."
+            )
+        known["parameters"] = old | parameters
+        if base_key is not None:  # the folder may move: what counts is what is in it
+            known |= {"base_key": base_key, "data_root": place}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_json(path, known)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the seconds that a stage took, and the most memory so far, to `run.json`."""
+        start = time.perf_counter()
+        yield
+        known = load_json(self.folder / "run.json")
+        known["seconds"][stage] = round(time.perf_counter() - start, 3)
+        known["peak_memory_gb"] = round(max(known["peak_memory_gb"], _peak_memory_gb()), 3)
+        save_json(self.folder / "run.json", known)
+
+    def _new_run(self) -> dict[str, Any]:
+        return {
+            "run": self.folder.name,
+            "begun": datetime.now(UTC).isoformat(timespec="seconds"),
+            "parameters": {},
+            "data_root": None,
+            "base_key": None,
+            "device": {"type": self.device, "name": _device_name(self.device), "threads": torch.get_num_threads()},
+            "git_revision": _git_revision(),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            "seconds": {},
+            "peak_memory_gb": 0.0,
+        }
+
+    def _take_from_sibling(self) -> None:
+        """Copy the base model of another run that was trained by the same recipe on the same images."""
+        key = load_json(self.folder / "run.json")["base_key"]
+        for path in sorted(self.root.glob("*/run.json")):
+            if (path.parent / "history.csv").exists() and load_json(path).get("base_key") == key:
+                for name in ("base.safetensors", "history.csv"):  # the history last: it says that the model is whole
+                    beside = self.folder / f".{name}.part"
+                    shutil.copyfile(path.parent / name, beside)
+                    beside.replace(self.folder / name)
+                return
+
+
+def _save_search(path: Path, search: Search) -> None:
+    fronts = {f"fronts.{name}": value for name, value in vars(search.fronts).items() if isinstance(value, Tensor)}
+    sizes = torch.tensor([len(uei) for uei in search.uei])
+    candidates = {"uei": torch.cat(search.uei), "accuracy": torch.cat(search.accuracy), "sizes": sizes}
+    picked = {"picked": torch.tensor(search.picked), "heads": search.heads}
+    save_tensors(path, {**fronts, **candidates, **picked, "evaluations": torch.tensor(search.fronts.evaluations)})
+
+
+def _load_search(path: Path) -> Search:
+    saved = load_tensors(path)
+    sizes = saved["sizes"].tolist()
+    fronts = Fronts(
+        **{name[7:]: value for name, value in saved.items() if name.startswith("fronts.")},
+        evaluations=int(saved["evaluations"]),
+    )
+    uei, acc = list(saved["uei"].split(sizes)), list(saved["accuracy"].split(sizes))
+    return Search(fronts, uei, acc, saved["picked"].tolist(), saved["heads"])
+
+
+def _as_json(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in parameters.items()}
+
+
+def _peak_memory_gb() -> float:
+    """The most memory that this process has held at once, in 10⁹ bytes."""
+    import resource  # not on Windows, where make is not either
+    import sys
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
+
+
+def _git_revision() -> str:
+    """The commit that is checked out, with `+` where files differ from it; 'unknown' outside a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

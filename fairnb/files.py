@@ -1,0 +1,83 @@
+"""Files that are either whole or not there: written beside, then renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+@contextmanager
+def write_beside(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` and rename it into place when the block ends well.
+
+    A full disk or an interrupt leaves the old file as it was, and no half-written one.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def save_json(path: Path, content: Any) -> None:
+    """Write JSON, indented, with a newline at its end."""
+    with write_beside(path) as beside:
+        beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def load_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: if it is not whole, with its path.
+    """
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON (line {error.lineno}): move it away to start anew") from None
+
+
+def save_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV without its index. Floats keep every digit, so that equal runs give equal bytes."""
+    with write_beside(path) as beside:
+        table.to_csv(beside, index=False)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], **notes: str) -> None:
+    """Write tensors as safetensors, with short notes in its header."""
+    with write_beside(path) as beside:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside, notes)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file into memory.
+
+    Raises:
+        ValueError: if the file is damaged, with its path.
+    """
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors raises its own class, which is not public
+        raise ValueError(f"{path} cannot be read as safetensors ({error}): delete it to make it anew") from None
+
+
+def content_key(content: Any) -> str:
+    """Twelve hex digits that name a JSON value: the key of a cached result."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def seeded(*parts: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator of its own for one purpose: the seed and the names of what it is for, hashed together."""
+    digest = hashlib.sha256(" ".join(map(str, parts)).encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))

@@ -1,0 +1,24 @@
+"""Words that help whoever made a typing mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def unknown(kind: str, name: object, options: Iterable[str]) -> str:
+    """One line for a name that is not among `options`: the nearest of them, or all of them where they are few."""
+    options = sorted(options)
+    lower = {option.lower(): option for option in options}
+    near = get_close_matches(str(name).lower(), lower, n=1, cutoff=0.5)
+    if near:
+        return f"unknown {kind} {name!r}: did you mean {lower[near[0]]!r}?"
+    shown = ", ".join(options[:12]) + (", …" if len(options) > 12 else "")
+    return f"unknown {kind} {name!r}: choose from {shown}"
+
+
+def some(names: Iterable[str], most: int = 5) -> str:
+    """Up to `most` names in a row, then how many were left out: `a, b, … (7 more)`."""
+    names = list(names)
+    more = f", … ({len(names) - most:,} more)" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,122 @@
+"""The network of the paper's section 3: a torchvision backbone whose last layer becomes two fully connected ones.
+
+He et al., "Deep residual learning for image recognition", CVPR 2016; weights from Russakovsky et al., ImageNet, 2015.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from fairnb.messages import unknown
+
+
+class MultiLabelNet(nn.Module):
+    """backbone → FC(→hidden) → ReLU → dropout → FC(→labels).
+
+    Attributes:
+        backbone: images float [B, 3, H, W] → pooled features [B, F].
+        hidden: the first fully connected layer, F → D.
+        head: the last layer, D → L, the one that the searches move.
+    """
+
+    def __init__(self, backbone: nn.Module, features: int, hidden: int, labels: int, dropout: float) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.hidden = nn.Linear(features, hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(hidden, labels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, L] of normalised images float [B, 3, H, W]; a label is predicted where its logit is above 0."""
+        return self.head(self.dropout(self.penultimate(images)))
+
+    def penultimate(self, images: Tensor) -> Tensor:
+        """Features [B, D] ≥ 0 that the last layer reads: what the second stage of the method works on."""
+        return self.hidden(self.backbone(images)).relu()
+
+    @property
+    def heads(self) -> Tensor:
+        """The last layer as one tensor, a copy: float32 [L, D + 1], each label's weights and then its bias."""
+        return torch.cat([self.head.weight, self.head.bias.unsqueeze(1)], dim=1).detach().clone()
+
+    @torch.no_grad()
+    def replace_heads(self, heads: Tensor) -> None:
+        """Put searched heads, float32 [L, D + 1], in place of the last layer.
+
+        Raises:
+            ValueError: if there are not L heads of D weights and a bias.
+        """
+        wanted = (self.head.out_features, self.head.in_features + 1)
+        if heads.shape != wanted:
+            raise ValueError(f"heads of shape {tuple(heads.shape)} do not fit a last layer of shape {wanted}")
+        self.head.weight.copy_(heads[:, :-1])
+        self.head.bias.copy_(heads[:, -1])
+
+
+def build_model(
+    backbone: str, labels: int, hidden: int = 2048, dropout: float = 0.5, weights: str | None = None, *, seed: int = 0
+) -> MultiLabelNet:
+    """Build the network with fresh fully connected layers.
+
+    Args:
+        backbone: any torchvision classification model by name (`resnet50`, `vit_b_16`, …).
+        labels: L, outputs of the last layer.
+        hidden: D, width of the first fully connected layer; the paper keeps ResNet-50's 2048.
+        dropout: probability of the dropout between the two layers.
+        weights: name of torchvision weights (`IMAGENET1K_V1`), or None for a backbone trained from scratch.
+        seed: of every random initial weight.
+
+    Raises:
+        ValueError: for an unknown backbone or weights (nearest name), or sizes that are not positive.
+        FileNotFoundError: if the weights are not on disk and cannot be fetched.
+    """
+    names = torchvision.models.list_models(module=torchvision.models)
+    if backbone not in names:
+        raise ValueError(unknown("backbone", backbone, names))
+    if labels < 1 or hidden < 1 or not 0 <= dropout < 1:
+        raise ValueError(f"labels={labels} and hidden={hidden} must be positive, dropout={dropout} in [0, 1)")
+    chosen = None
+    if weights:
+        known = torchvision.models.get_model_weights(backbone)
+        if weights not in known.__members__:
+            raise ValueError(unknown(f"weights of {backbone}", weights, known.__members__))
+        chosen = known[weights]
+    with torch.random.fork_rng(devices=[]):  # nn's initialisers draw from the global generator: leave it as it was
+        torch.manual_seed(seed)
+        network = _load(backbone, chosen)
+        features = _remove_classifier(network)
+        return MultiLabelNet(network, features, hidden, labels, dropout)
+
+
+def _load(backbone: str, weights: torchvision.models.WeightsEnum | None) -> nn.Module:
+    # The two oldest architectures carry auxiliary classifiers for training from scratch, and warn unless told how to begin.
+    extra = {"aux_logits": weights is not None, "init_weights": True} if backbone in ("googlenet", "inception_v3") else {}
+    try:
+        network = torchvision.models.get_model(backbone, weights=weights, **extra)
+    except (URLError, OSError) as error:
+        assert weights is not None
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise FileNotFoundError(
+            f"{weights} of {backbone} is not on disk and cannot be fetched ({error}):\n"
+            f"put the file {Path(weights.url).name} into {folder}, or choose weights='' to train from scratch"
+        ) from error
+    if extra:  # the auxiliary classifiers would return a tuple: only the main road is used
+        network.aux_logits = False
+        for name in ("aux1", "aux2", "AuxLogits"):
+            if hasattr(network, name):
+                setattr(network, name, None)
+    return network
+
+
+def _remove_classifier(network: nn.Module) -> int:
+    """Put an identity in place of the network's last layer, and return how many features reach it."""
+    name, layer = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
+    owner, _, attribute = name.rpartition(".")
+    setattr(network.get_submodule(owner), attribute, nn.Identity())
+    # SqueezeNet classifies with a 1×1 convolution and pools afterwards: the identity leaves its input channels.
+    return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels

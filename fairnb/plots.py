@@ -1,0 +1,181 @@
+"""The figures of the book. Each takes a table or a result and returns a matplotlib Figure.
+
+Colours are seaborn's colour-blind palette; what a colour tells, a marker, a hatch or a position tells too, so that a
+figure survives black-and-white print.
+"""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from fairnb.strategies import Search
+from fairnb.tables import METHODS
+
+PALETTE = sns.color_palette("colorblind")
+GROUP_COLOURS = [PALETTE[0], PALETTE[1], *PALETTE[4:]]  # blue and orange, as in the paper's Figure 1
+METHOD_COLOURS = dict(zip(METHODS, [PALETTE[3], PALETTE[0], PALETTE[2]], strict=True))  # red, blue, green: its Figure 4
+METHOD_MARKERS = dict(zip(METHODS, "osD", strict=True))
+
+
+def set_style() -> None:
+    """Seaborn's look for every figure that follows: white grid, type that is legible in print."""
+    sns.set_theme(context="notebook", style="whitegrid", font_scale=0.9)
+    plt.rcParams |= {"figure.dpi": 110, "savefig.bbox": "tight", "axes.titlesize": "medium"}
+
+
+def prevalence(table: pd.DataFrame) -> Figure:
+    """How often each label occurs in each group.
+
+    Args:
+        table: columns label, group, share (`Faces.prevalence`).
+    """
+    order = table.groupby("label").share.mean().sort_values(ascending=False).index
+    figure, axis = _tall(len(order))
+    _bars(axis, table, "share", order, GROUP_COLOURS)
+    axis.set(xlabel="share of the group's images with the label", ylabel="", xlim=(0, 1))
+    _legend(axis, table.group.unique())
+    return figure
+
+
+def underestimation_scores(groups: pd.DataFrame, limit: float = 2.5) -> Figure:
+    """US per label and group with a line at 1: the paper's Figure 1.
+
+    Args:
+        groups: rows of one method and split: columns label, group, us.
+        limit: where the axis ends; a longer bar is cut there and its value written beside it.
+    """
+    worst = groups.groupby("label").us.min().sort_values()
+    figure, axis = _tall(len(worst))
+    _bars(axis, groups.assign(us=groups.us.clip(upper=limit)), "us", worst.index, GROUP_COLOURS)
+    for container, group in zip(axis.containers, groups.group.unique(), strict=True):
+        values = groups[groups.group == group].set_index("label").us
+        for bar, label in zip(container, worst.index, strict=True):
+            if values[label] > limit:
+                axis.annotate(f" {values[label]:.1f}", (limit, bar.get_y() + bar.get_height() / 2), va="center", size=7)
+    axis.axvline(1, color="red", linewidth=1.5)
+    axis.set(xlabel="underestimation score (1 is ideal, below 1 underestimates)", ylabel="", xlim=(0, limit))
+    _legend(axis, groups.group.unique())
+    return figure
+
+
+def learning_curves(history: pd.DataFrame) -> Figure:
+    """Loss, the criterion that chooses the epoch, accuracy and UEI, by epoch; the epoch kept is marked.
+
+    Args:
+        history: columns epoch, loss, val_loss, val_map, val_accuracy, val_uei, best.
+    """
+    panels = {
+        "loss (BCE)": {"loss": "training", "val_loss": "validation"},
+        "weighted mAP": {"val_map": "validation"},
+        "mean accuracy": {"val_accuracy": "validation"},
+        "mean UEI": {"val_uei": "validation"},
+    }
+    figure, axes = plt.subplots(1, 4, figsize=(11, 2.7), layout="constrained")
+    best = history.epoch[history.best].iloc[0]
+    for axis, (title, lines) in zip(axes, panels.items(), strict=True):
+        for column, name in lines.items():
+            dashed = column == "loss"
+            colour, style = (PALETTE[7], "--") if dashed else (PALETTE[0], "-")
+            axis.plot(history.epoch, history[column], style, color=colour, marker="." if len(history) < 30 else "", label=name)
+        axis.axvline(best, color=PALETTE[2], linestyle=":", label="epoch kept")
+        axis.set(title=title, xlabel="epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    axes[0].legend(fontsize="x-small")
+    return figure
+
+
+def pareto_fronts(search: Search, names: list[str], columns: int = 4) -> Figure:
+    """Candidates of each swarm on validation, the base model and the pick marked.
+
+    Args:
+        search: what a strategy found.
+        names: a title for each of its S swarms.
+        columns: panels side by side.
+    """
+    columns = min(columns, len(names))
+    rows = -(-len(names) // columns)
+    size = (5.5, 3.8) if len(names) == 1 else (2.6 * columns, 2.1 * rows)
+    figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    panels = zip(names, search.uei, search.accuracy, search.picked, strict=True)
+    for axis, (name, uei, accuracy, picked) in zip(grid.flat, panels, strict=False):
+        axis.plot(accuracy[1:], uei[1:], ".", color=PALETTE[0], label="Pareto set")
+        axis.plot(accuracy[0], uei[0], "o", color=METHOD_COLOURS["base"], label="base model")
+        axis.plot(accuracy[picked], uei[picked], "*", color="black", markersize=11, label="picked")
+        axis.set_title(name.replace("_", " "))
+        axis.margins(0.08)
+        axis.set_ylim(bottom=-0.03 * axis.get_ylim()[1])
+        axis.locator_params(nbins=4)
+    for axis in grid.flat[len(names) :]:
+        axis.set_axis_off()
+    figure.supxlabel("accuracy on validation", size="small")
+    figure.supylabel("UEI on validation", size="small")
+    handles, texts = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside upper center", ncols=3, fontsize="small")
+    return figure
+
+
+def comparison(labels: pd.DataFrame) -> Figure:
+    """UEI and accuracy per label for every method: the paper's Figure 4.
+
+    Args:
+        labels: rows of one split, analysed labels only: columns method, label, uei, accuracy.
+    """
+    methods = [method for method in METHODS if method in set(labels.method)]
+    order = labels[labels.method == "base"].sort_values("uei", ascending=False).label
+    figure, axes = plt.subplots(1, 2, figsize=(10, 0.9 + 0.32 * len(order)), sharey=True, layout="constrained")
+    place = np.arange(len(order))
+    for axis, (column, title) in zip(axes, {"uei": "UEI (0 is ideal)", "accuracy": "accuracy"}.items(), strict=True):
+        table = labels.pivot(index="label", columns="method", values=column).loc[order]
+        axis.hlines(place, table.min(axis=1), table.max(axis=1), color="0.8", linewidth=1, zorder=1)
+        for method in methods:
+            colour, marker = METHOD_COLOURS[method], METHOD_MARKERS[method]
+            axis.scatter(table[method], place, color=colour, marker=marker, s=28, label=method, zorder=2)
+            axis.axvline(table[method].mean(), color=colour, linestyle=":", linewidth=1.2)
+        axis.set(xlabel=f"{title}; dotted: mean over labels")
+    axes[0].set_xlim(left=0)
+    axes[0].set_yticks(place, [name.replace("_", " ") for name in order])
+    axes[0].invert_yaxis()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(methods))
+    return figure
+
+
+def hypervolume_curves(searches: dict[str, Search]) -> Figure:
+    """How the dominated area grows with the iterations, as a share of what was reached: mean over swarms and their range."""
+    figure, axis = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
+    for (name, search), colour in zip(searches.items(), (METHOD_COLOURS[name] for name in searches), strict=True):
+        volume = search.fronts.hypervolume.numpy()
+        volume = volume[:, volume[-1] > volume[0]]  # a swarm that found nothing has no share to show
+        gained = (volume - volume[0]) / (volume[-1] - volume[0])  # [T + 1, S]
+        iterations = np.arange(len(volume))
+        axis.plot(iterations, gained.mean(axis=1), color=colour, label=name)
+        axis.fill_between(iterations, gained.min(axis=1), gained.max(axis=1), color=colour, alpha=0.15, linewidth=0)
+    axis.set(xlabel="iteration", ylabel="hypervolume gained, share of the last", ylim=(0, 1.02))
+    axis.legend(loc="lower right")
+    return figure
+
+
+def _tall(labels: int) -> tuple[Figure, plt.Axes]:
+    return plt.subplots(figsize=(7, 1 + 0.26 * labels), layout="constrained")
+
+
+def _bars(axis: plt.Axes, table: pd.DataFrame, value: str, order: pd.Index, colours: list[tuple[float, float, float]]) -> None:
+    """Horizontal bars, one a label and group; the second group is hatched."""
+    groups = list(table.group.unique())
+    sns.barplot(
+        table, x=value, y="label", hue="group", order=order, hue_order=groups, palette=colours[: len(groups)], ax=axis,
+        saturation=1, errorbar=None, legend=False,
+    )  # fmt: skip
+    for container, hatch in zip(axis.containers, ("", "///", "...", "xxx") * len(groups), strict=False):
+        for bar in container:
+            bar.set_hatch(hatch)
+            bar.set_edgecolor("white")
+            bar.set_linewidth(0)
+    axis.set_yticks(range(len(order)), [name.replace("_", " ") for name in order])
+
+
+def _legend(axis: plt.Axes, groups: np.ndarray) -> None:
+    axis.legend([container[0] for container in axis.containers], groups, loc="lower right", title=None)

@@ -1,0 +1,84 @@
+"""Tables of results: one row a label, one row a label and group, and what is read off them."""
+
+from __future__ import annotations
+
+import pandas as pd
+from torch import Tensor
+
+from fairnb.data import Faces
+from fairnb.messages import unknown
+from fairnb.metrics import accuracy, underestimation_index, underestimation_score
+
+METHODS = ("base", "dynamic weighting", "multi-task")  # the order of rows in tables and of colours in figures
+
+
+def label_rows(method: str, tables: dict[str, Tensor], faces: Faces, analysed: Tensor) -> pd.DataFrame:
+    """Rows of `labels.csv`: method, split, label, analysed, accuracy, uei.
+
+    Args:
+        method: one of `METHODS`.
+        tables: contingency tables int64 [L, G, 2, 2] by split.
+        faces: for the labels' names.
+        analysed: bool [L].
+    """
+    rows = []
+    for split, table in tables.items():
+        measures = zip(faces.label_names, analysed.tolist(), accuracy(table), underestimation_index(table), strict=True)
+        rows += [(method, split, label, kept, float(acc), float(uei)) for label, kept, acc, uei in measures]
+    return pd.DataFrame(rows, columns=["method", "split", "label", "analysed", "accuracy", "uei"])
+
+
+def group_rows(method: str, tables: dict[str, Tensor], faces: Faces) -> pd.DataFrame:
+    """Rows of `groups.csv`: method, split, label, group, n, positives, predicted_positives, us.
+
+    `us` is NaN, an empty field in the file, where the group has no positives; the count of 0 stands beside it.
+    """
+    rows = []
+    for split, table in tables.items():
+        us = underestimation_score(table)
+        for j, label in enumerate(faces.label_names):
+            for g, group in enumerate(faces.group_names):
+                cell = table[j, g]  # [y, ŷ]
+                counts = int(cell.sum()), int(cell[1].sum()), int(cell[:, 1].sum())
+                rows.append((method, split, label, group, *counts, float(us[j, g])))
+    columns = ["method", "split", "label", "group", "n", "positives", "predicted_positives", "us"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def changes(labels: pd.DataFrame, method: str, split: str = "test") -> pd.DataFrame:
+    """What a method did to each analysed label: label, uei_base, uei, uei_change, accuracy_base, accuracy, accuracy_change.
+
+    Args:
+        labels: `labels.csv`.
+        method: the method compared with the base model.
+        split: 'valid' or 'test'.
+
+    Returns:
+        One row a label, worst change of UEI first.
+
+    Raises:
+        ValueError: if the method is not in the table.
+    """
+    if method not in set(labels.method):
+        raise ValueError(unknown("method", method, set(labels.method)))
+    kept = labels[(labels.split == split) & labels.analysed]
+    base, other = (kept[kept.method == name].set_index("label")[["uei", "accuracy"]] for name in ("base", method))
+    table = base.join(other, lsuffix="_base")
+    table["uei_change"] = table.uei - table.uei_base
+    table["accuracy_change"] = table.accuracy - table.accuracy_base
+    order = ["uei_base", "uei", "uei_change", "accuracy_base", "accuracy", "accuracy_change"]
+    return table.sort_values("uei_change", ascending=False, kind="stable")[order].reset_index()
+
+
+def summary(labels: pd.DataFrame, split: str = "test") -> pd.DataFrame:
+    """Means over the analysed labels: method, uei, accuracy, accuracy_loss, worsened, labels.
+
+    `worsened` counts the labels whose UEI is higher than the base model's; `accuracy_loss` is the base's mean less the
+    method's.
+    """
+    rows = []
+    for method in (name for name in METHODS if name in set(labels.method)):
+        change = changes(labels, method, split)
+        worsened = int((change.uei_change > 0).sum())
+        rows.append((method, change.uei.mean(), change.accuracy.mean(), -change.accuracy_change.mean(), worsened, len(change)))
+    return pd.DataFrame(rows, columns=["method", "uei", "accuracy", "accuracy_loss", "worsened", "labels"])
