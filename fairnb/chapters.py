@@ -127,7 +127,7 @@ def run_chapters(root: Path, wanted: list[str], values: Parameters, say: Callabl
     names = choose(wanted, notebooks)
     known = {name: defaults(path) for name, path in notebooks.items()}
     values = check_parameters(values, known)
-    run = values.get("run", known[names[0]]["run"])
+    run = str(values.get("run", known[names[0]]["run"]))
     folder = root / "runs" / run / "chapters"
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
@@ -162,6 +162,7 @@ def build_book(root: Path, executed: Path, say: Callable[[str], None] = print) -
     target.mkdir(parents=True)
     for name in chapters(root):
         shutil.copyfile(executed / f"{name}.ipynb", target / f"{name}.ipynb")
+    shutil.copyfile(executed.parent / "comparison.png", target / "comparison.png")  # the introduction shows it
     say("rendering the book …")
     program = Path(sys.executable).with_name("jupyter-book")
     command = [str(program), "build", "book", "--all", "-W", "-n", "--keep-going", "--quiet"]

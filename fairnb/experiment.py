@@ -29,10 +29,11 @@ from torch import Tensor
 from fairnb import strategies, tables
 from fairnb.data import Faces, open_dataset
 from fairnb.files import content_key, load_json, load_tensors, save_json, save_table, save_tensors
+from fairnb.model import MultiLabelNet
 from fairnb.mopso import Fronts, Swarm
 from fairnb.strategies import Search
 from fairnb.tables import METHODS
-from fairnb.training import BaseModel, Features, Recipe, extract_features, make_fabric, recipe_key, train_base
+from fairnb.training import BaseModel, Features, Recipe, apply, extract_features, make_fabric, recipe_key, train_base
 
 PACKAGES = ("fairnb", "torch", "torchvision", "lightning", "numpy", "scikit-learn")
 
@@ -116,7 +117,7 @@ class Experiment:
     # ------------------------------------------------------------------ stages
 
     def base_model(self) -> BaseModel:
-        """Stage one: the network trained for accuracy. Trained here, resumed, loaded, or taken from a run that trained it."""
+        """Stage one: the network trained for accuracy; trained here, resumed, loaded, or taken from another run."""
         finished = self.folder / "history.csv"
         if not finished.exists():
             self._take_from_sibling()
@@ -153,14 +154,14 @@ class Experiment:
 
     def _search(self, method: str, swarm: Swarm, **settings: float) -> Search:
         self.record(**asdict(swarm), tolerance=settings["tolerance"], spread=settings["spread"])
-        path = self.folder / f"{method.replace(' ', '_').replace('-', '_')}.safetensors"
+        path = self.folder / f"{_file_name(method)}.safetensors"
         if path.exists():
             return _load_search(path)
         features, heads = self.features(), self.base_model().heads
         find = strategies.dynamic_weighting if method == "dynamic weighting" else strategies.multi_task
         with self.timed(method):
             valid = features["valid"].to(self.device)
-            search = find(valid, heads, swarm, searched=self.analysed, seed=self.recipe.seed, **settings)  # type: ignore[operator]
+            search = find(valid, heads, swarm, searched=self.analysed, seed=self.recipe.seed, **settings)
             self._write_results(method, features, search.heads)
             _save_search(path, search)
         return search
@@ -188,7 +189,22 @@ class Experiment:
             new = pd.concat([old[~old.method.isin(new.method)], new])
         save_table(path, new.sort_values("method", key=lambda m: m.map(METHODS.index), kind="stable"))
 
+    def logits(self, model: MultiLabelNet, split: str) -> Tensor:
+        """Let a whole network look at a split's images: float32 [N, L]. The searches need only `features`."""
+        fabric = make_fabric(self.device, "32-true")
+        return apply(model.to(fabric.device).eval(), self.faces, split, self.recipe, fabric, self.root / "cache")
+
+    def save_model(self, model: MultiLabelNet, method: str) -> Path:
+        """Write a network with searched heads as `<method>_model.safetensors`; returns its path."""
+        path = self.folder / f"{_file_name(method)}_model.safetensors"
+        save_tensors(path, model.state_dict())
+        return path
+
     # ------------------------------------------------------------------ provenance
+
+    def provenance(self) -> dict[str, Any]:
+        """`run.json`: parameters, versions, device, git revision, seconds per stage, peak memory."""
+        return load_json(self.folder / "run.json")
 
     def record(self, **parameters: Any) -> None:
         """Write parameters into `run.json`.
@@ -201,7 +217,9 @@ class Experiment:
         base_key, place = parameters.pop("base_key", None), parameters.pop("data_root", None)
         parameters = _as_json(parameters)
         old = known["parameters"]
-        differ = [f"{name} was {old[name]!r}, now {value!r}" for name, value in parameters.items() if old.get(name, value) != value]
+        differ = [
+            f"{name} was {old[name]!r}, now {value!r}" for name, value in parameters.items() if old.get(name, value) != value
+        ]
         if not differ and base_key is not None and known["base_key"] not in (None, base_key):
             differ = [f"the images are not the same (they were read from {known['data_root']!r}, now {place!r})"]
         if differ:
@@ -270,6 +288,10 @@ def _load_search(path: Path) -> Search:
     return Search(fronts, uei, acc, saved["picked"].tolist(), saved["heads"])
 
 
+def _file_name(method: str) -> str:
+    return method.replace(" ", "_").replace("-", "_")
+
+
 def _as_json(parameters: dict[str, Any]) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in parameters.items()}
 
@@ -288,7 +310,16 @@ def _device_name(device: str) -> str:
 
 def _git_revision() -> str:
     """The commit that is checked out, with `+` where files differ from it; 'unknown' outside a repository."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--abbrev=12",
+        "--dirty=+",
+        "--exclude=*",
+    ]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

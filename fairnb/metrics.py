@@ -43,7 +43,7 @@ def contingency_table(pred: Tensor, target: Tensor, group: Tensor, groups: int |
         if values.dtype != torch.bool and not bool(((values == 0) | (values == 1)).all()):
             raise ValueError(f"{name} holds values other than 0 and 1: threshold it first")
     member = torch.nn.functional.one_hot(group.long(), groups)  # [N, G]
-    return count_cells(pred.bool(), cells(target.bool(), member))
+    return count_cells(pred.bool().unsqueeze(-2), cells(target.bool(), member)).squeeze(-4)
 
 
 def cells(target: Tensor, member: Tensor) -> Tensor:
@@ -60,19 +60,21 @@ def cells(target: Tensor, member: Tensor) -> Tensor:
 
 
 def count_cells(pred: Tensor, cell: Tensor) -> Tensor:
-    """The contingency table from predictions bool [..., N] and `cells` [..., N, G·2]: int64 [..., G, 2, 2].
+    """Contingency tables of P predictions of the same samples: int64 [..., P, G, 2, 2].
 
     The count is one matrix product of zeros and ones, exact because it is summed in blocks that float32 can hold.
+
+    Args:
+        pred: bool [..., P, N].
+        cell: float32 [..., N, G·2], from `cells`.
     """
-    if pred.dim() == cell.dim() - 1:  # one row of predictions a label: a matrix product of single rows
-        return count_cells(pred.unsqueeze(-2), cell).squeeze(-4)
     positives = torch.zeros((), dtype=torch.int64, device=pred.device)
     totals = torch.zeros((), dtype=torch.int64, device=pred.device)
     for start in range(0, max(1, pred.shape[-1]), EXACT):
         block = cell[..., start : start + EXACT, :]
         positives = positives + (pred[..., start : start + EXACT].float() @ block).long()  # [..., P, G·2]
         totals = totals + block.sum(dim=-2).long()  # [..., G·2]
-    totals = totals.unsqueeze(-2).expand_as(positives)
+    totals = totals.unsqueeze(-2).expand_as(positives)  # every prediction is of the same samples
     return torch.stack([totals - positives, positives], dim=-1).unflatten(-2, (-1, 2))
 
 

@@ -138,7 +138,7 @@ def mopso(
     history = [hypervolume(repo_f, reference)]
 
     for _ in tqdm(range(swarm.iterations), progress, disable=progress is None, mininterval=1, leave=False):
-        leader = _draw_leaders(repo_x, repo_f, particles, swarm.divisions, generator)
+        leader = _draw_leaders(repo_x, repo_f, best_x, swarm.divisions, generator)
         w, c1, c2 = x[..., dimensions:].unsqueeze(-2).unbind(-1)  # [S, P, 1] each
         v = w * v + c1 * uniform(*x.shape) * (best_x - x) + c2 * uniform(*x.shape) * (leader - x)
         x = x + v
@@ -221,12 +221,17 @@ def _crowded(f: Tensor, divisions: int, share: float) -> Tensor:
     return (_occupancy(cell) > share * f.shape[1]) & (cell >= 0)
 
 
-def _draw_leaders(repo_x: Tensor, repo_f: Tensor, particles: int, divisions: int, generator: torch.Generator) -> Tensor:
-    """A leader for each particle: a cell by roulette, the thinner the likelier, then any solution in it: [S, P, D + 3]."""
+def _draw_leaders(repo_x: Tensor, repo_f: Tensor, best_x: Tensor, divisions: int, generator: torch.Generator) -> Tensor:
+    """A leader for each particle, [S, P, D + 3]: a cell by roulette, the thinner the likelier, then any solution in it.
+
+    A swarm whose repository is empty, because nothing it saw had a value, follows its own personal bests.
+    """
     cell = _grid(repo_f, divisions)
     weight = torch.where(cell >= 0, 1.0 / _occupancy(cell).double().square(), 0.0)  # 1/n for the cell, 1/n within it
-    chosen = torch.multinomial(weight.float(), particles, replacement=True, generator=generator)
-    return repo_x.gather(1, chosen.unsqueeze(-1).expand(-1, -1, repo_x.shape[-1]))
+    empty = (cell < 0).all(dim=1, keepdim=True)
+    chosen = torch.multinomial((weight + empty).float(), best_x.shape[1], replacement=True, generator=generator)
+    leader = repo_x.gather(1, chosen.unsqueeze(-1).expand(-1, -1, repo_x.shape[-1]))
+    return torch.where(empty.unsqueeze(-1), best_x, leader)
 
 
 def _update_repository(

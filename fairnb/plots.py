@@ -80,7 +80,9 @@ def learning_curves(history: pd.DataFrame) -> Figure:
         for column, name in lines.items():
             dashed = column == "loss"
             colour, style = (PALETTE[7], "--") if dashed else (PALETTE[0], "-")
-            axis.plot(history.epoch, history[column], style, color=colour, marker="." if len(history) < 30 else "", label=name)
+            axis.plot(
+                history.epoch, history[column], style, color=colour, marker="." if len(history) < 30 else "", label=name
+            )
         axis.axvline(best, color=PALETTE[2], linestyle=":", label="epoch kept")
         axis.set(title=title, xlabel="epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -162,7 +164,9 @@ def _tall(labels: int) -> tuple[Figure, plt.Axes]:
     return plt.subplots(figsize=(7, 1 + 0.26 * labels), layout="constrained")
 
 
-def _bars(axis: plt.Axes, table: pd.DataFrame, value: str, order: pd.Index, colours: list[tuple[float, float, float]]) -> None:
+def _bars(
+    axis: plt.Axes, table: pd.DataFrame, value: str, order: pd.Index, colours: list[tuple[float, float, float]]
+) -> None:
     """Horizontal bars, one a label and group; the second group is hatched."""
     groups = list(table.group.unique())
     sns.barplot(

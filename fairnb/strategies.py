@@ -80,7 +80,7 @@ def dynamic_weighting(
     seed: int = 0,
     tolerance: float = 0.05,
     epsilon: float = 0.01,
-    spread: float = 0.5,
+    spread: float = 0.1,
 ) -> Search:
     """Search all heads at once for two weighted sums over the labels: equations 7 and 8.
 
@@ -128,7 +128,7 @@ def multi_task(
     searched: Tensor | None = None,
     seed: int = 0,
     tolerance: float = 0.05,
-    spread: float = 0.5,
+    spread: float = 0.1,
 ) -> Search:
     """Search each label's head on its own, all labels in parallel, for its UEI and its error 1 − accuracy (section 6).
 
@@ -176,7 +176,7 @@ def _with_heads(heads: Tensor, where: Tensor, found: Tensor) -> Tensor:
 
 
 def _scorer(features: Features, where: Tensor) -> Callable[[Tensor], Tensor]:
-    """A function from heads [L, P, D + 1] to contingency tables [L, P, G, 2, 2]: one matrix product, a threshold, a count."""
+    """A function from heads [L, P, D + 1] to tables [L, P, G, 2, 2]: one matrix product, a threshold, a count."""
     member = torch.nn.functional.one_hot(features.group, features.groups)
     cell = cells(features.labels[:, where].T, member)  # [L, N, G·2]
     x = torch.cat([features.x, torch.ones_like(features.x[:, :1])], dim=1).T.contiguous()  # [D+1, N]

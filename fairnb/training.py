@@ -164,7 +164,7 @@ def train_base(faces: Faces, recipe: Recipe, folder: str | Path, *, cache: str |
     pictures = decode_images(faces.images, recipe.resize, cache)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint_path = folder / "checkpoint.safetensors"
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(
         model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=fabric.device.type != "mps"
     )
@@ -175,7 +175,7 @@ def train_base(faces: Faces, recipe: Recipe, folder: str | Path, *, cache: str |
             start = time.perf_counter()
             loss = _train_epoch(fabric, network, optim, faces, pictures, recipe, epoch)
             seconds = time.perf_counter() - start
-            measured = _validate(fabric, model, faces, pictures, recipe)
+            measured = _validate(fabric, model, faces, recipe, cache)
             speed = len(faces.rows("train")) / seconds
             rows.append({"epoch": epoch, "loss": loss, **measured, "seconds": seconds, "images_per_second": speed})
             if measured["val_map"] >= max(row["val_map"] for row in rows):
@@ -190,6 +190,16 @@ def train_base(faces: Faces, recipe: Recipe, folder: str | Path, *, cache: str |
 
 
 @torch.no_grad()
+def apply(
+    function: Callable[[Tensor], Tensor], faces: Faces, split: str, recipe: Recipe, fabric: Fabric, cache: str | Path
+) -> Tensor:
+    """Run a network, or a method of one, over the centre crops of a split: [N, …] on the CPU, in file order."""
+    pictures = decode_images(faces.images, recipe.resize, cache)
+    batches = _centre_batches(fabric, pictures, faces.rows(split), recipe, split)
+    with fabric.autocast():
+        return torch.cat([function(batch).float().cpu() for batch in batches])
+
+
 def extract_features(
     faces: Faces, base: BaseModel, recipe: Recipe, *, cache: str | Path, device: str = "auto"
 ) -> dict[str, Features]:
@@ -199,13 +209,16 @@ def extract_features(
     """
     fabric = make_fabric(device, "32-true")
     model = base.model.to(fabric.device).eval()
-    pictures = decode_images(faces.images, recipe.resize, cache)
-    result = {}
-    for split in ("valid", "test"):
-        rows = faces.rows(split)
-        x = torch.cat([model.penultimate(batch).cpu() for batch in _centre_batches(fabric, pictures, rows, recipe, split)])
-        result[split] = Features(x, faces.labels[rows], faces.group[rows], len(faces.group_names))
-    return result
+    groups = len(faces.group_names)
+    return {
+        split: Features(
+            apply(model.penultimate, faces, split, recipe, fabric, cache),
+            faces.labels[faces.rows(split)],
+            faces.group[faces.rows(split)],
+            groups,
+        )
+        for split in ("valid", "test")
+    }
 
 
 def weighted_mean_average_precision(scores: Tensor, labels: Tensor, group: Tensor) -> float:
@@ -276,12 +289,9 @@ def _train_epoch(
     return total / seen
 
 
-@torch.no_grad()
-def _validate(fabric: Fabric, model: nn.Module, faces: Faces, pictures: np.ndarray, recipe: Recipe) -> dict[str, float]:
-    model.eval()
+def _validate(fabric: Fabric, model: nn.Module, faces: Faces, recipe: Recipe, cache: str | Path) -> dict[str, float]:
     rows = faces.rows("valid")
-    with fabric.autocast():
-        logits = torch.cat([model(b).float().cpu() for b in _centre_batches(fabric, pictures, rows, recipe, "valid")])
+    logits = apply(model.eval(), faces, "valid", recipe, fabric, cache)
     labels, group = faces.labels[rows], faces.group[rows]
     tables = contingency_table((logits > 0).T, labels.T, group, len(faces.group_names))
     return {
@@ -367,6 +377,7 @@ __all__ = [
     "BaseModel",
     "Features",
     "Recipe",
+    "apply",
     "extract_features",
     "make_fabric",
     "recipe_key",

@@ -1,10 +1,10 @@
 """Data: one dataset object, however the images are laid out.
 
-    faces = open_dataset("celeba", "~/data/celeba", sensitive="Male")
-    faces.labels            # bool [N, L]
-    faces.group             # int64 [N], 0..G-1
-    faces.images[17]        # uint8 [3, H, W], read now
-    decode_images(faces.images, size=256, folder="runs/cache")  # uint8 [N, H, W, 3], memory-mapped
+faces = open_dataset("celeba", "~/data/celeba", sensitive="Male")
+faces.labels            # bool [N, L]
+faces.group             # int64 [N], 0..G-1
+faces.images[17]        # uint8 [3, H, W], read now
+decode_images(faces.images, size=256, folder="runs/cache")  # uint8 [N, H, W, 3], memory-mapped
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def _working_shape(images: Images, size: int) -> tuple[int, int]:
     for index in range(len(images)):
         try:
             height, width = images[index].shape[1:]
-        except (RuntimeError, ValueError, OSError):
+        except (ValueError, OSError, SyntaxError):
             continue  # counted with all the others when they are decoded
         scale = size / min(height, width)
         return max(size, int(height * scale)), max(size, int(width * scale))
@@ -67,7 +67,7 @@ def _decode_all(images: Images, shape: tuple[int, int], path: Path) -> None:
     def decode(index: int) -> None:
         try:
             array[index] = _cover(images[index], shape).permute(1, 2, 0).numpy()
-        except (RuntimeError, ValueError, OSError) as error:
+        except (ValueError, OSError, SyntaxError) as error:  # Pillow's plugins raise all three for broken files
             unreadable.append((images.names[index], str(error).splitlines()[0]))
 
     with write_beside(path) as beside, ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -115,7 +115,11 @@ class Faces:
             return self
         rows = torch.cat([self.rows(split)[:images] for split in SPLITS])
         return replace(
-            self, images=Chosen(self.images, rows), labels=self.labels[rows], group=self.group[rows], split=self.split[rows]
+            self,
+            images=Chosen(self.images, rows),
+            labels=self.labels[rows],
+            group=self.group[rows],
+            split=self.split[rows],
         )
 
 
@@ -134,4 +138,5 @@ class Chosen:
         return self.images[self.rows[index]]
 
     def fingerprint(self) -> str:
+        """See `Images`."""
         return hashlib.sha256(f"{self.images.fingerprint()} {self.rows}".encode()).hexdigest()

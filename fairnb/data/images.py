@@ -1,15 +1,20 @@
-"""Where the pictures are: a folder of files or one zip, read one image at a time."""
+"""Where the pictures are: a folder of files or one zip, read one image at a time.
+
+Pillow decodes: torchvision's own decoders are deprecated since 0.29.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import zipfile
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 
 from fairnb.messages import some
 
@@ -48,6 +53,7 @@ class ImageFolder:
         return _decode((self.folder / self.names[index]).read_bytes())
 
     def fingerprint(self) -> str:
+        """See `Images`."""
         digest = hashlib.sha256()
         for name in self.names:
             stat = (self.folder / name).stat()
@@ -74,6 +80,7 @@ class ImageZip:
         return _decode(self.zip.read(self.members[self.names[index]]))
 
     def fingerprint(self) -> str:
+        """See `Images`."""
         digest = hashlib.sha256()
         for name in self.names:
             digest.update(f"{name} {self.members[name].file_size} {self.members[name].CRC}\n".encode())
@@ -81,9 +88,11 @@ class ImageZip:
 
 
 def _decode(data: bytes) -> Tensor:
-    if not data:
-        raise ValueError("the file is empty")
-    return decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    except UnidentifiedImageError:
+        raise ValueError("not an image") from None  # Pillow would name a buffer in memory
 
 
 def _refuse_missing(names: list[str], present: set[str] | object, source: str) -> None:

@@ -1,0 +1,42 @@
+# Two commands, each of which sets up what it needs: `make book` and `make test`.
+PYTHON ?= python3
+PARAMS ?= params/demo.yml
+DATA ?=
+RUN ?=
+BIN := .venv/bin
+
+.PHONY: help book test lab lint clean
+
+help:
+	@echo "make book DATA=<folder in CelebA layout> [PARAMS=params/photographs.yml] [RUN=name]   execute and render the book"
+	@echo "make test                                                                           tests, linter, types"
+	@echo "make lab                                                                            JupyterLab on the notebooks"
+
+# The environment is made once, and again when the list of dependencies changes.
+.venv/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fairnb needs Python 3.11 or later: make PYTHON=python3.12 …")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[book,test]'
+	touch $@
+
+book: .venv/installed
+	@test -n "$(DATA)" || { echo "make book needs DATA=<folder in CelebA layout>; an embedded dataset is on its way"; exit 2; }
+	$(BIN)/fairnb book --params $(PARAMS) -p data_root='$(DATA)' $(if $(RUN),--run $(RUN))
+
+test: .venv/installed lint
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	rm -rf .cache/notebooks
+	$(BIN)/jupyter nbconvert --log-level WARN --to script --output-dir .cache/notebooks notebooks/*.ipynb
+	for chapter in .cache/notebooks/*.py; do $(BIN)/mypy --allow-untyped-defs --disable-error-code no-redef $$chapter || exit 1; done
+
+lab: .venv/installed
+	$(BIN)/jupyter lab --notebook-dir notebooks
+
+clean:
+	rm -rf .venv .cache book/_build book/chapters

@@ -1,0 +1,61 @@
+"""A tiny dataset in CelebA's layout, made anew: coloured squares whose labels can be seen in them."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+NAMES = ["Bald", "Male", "Smiling", "Young", "Wearing_Hat"]
+SIZES = {"train": 96, "valid": 48, "test": 48}
+
+
+def make_celeba(root: Path, layout: str = "folder", seed: int = 0, height: int = 44, width: int = 36) -> Path:
+    """Write annotations and JPEGs in one of the layouts 'folder', 'zip' and 'kaggle'."""
+    draw = torch.Generator().manual_seed(seed)
+    count = sum(SIZES.values())
+    chance = torch.tensor([0.3, 0.5, 0.5, 0.6, 0.25])
+    values = torch.rand(count, len(NAMES), generator=draw) < chance
+    partition = [code for code, n in enumerate(SIZES.values()) for _ in range(n)]
+    files = [f"{i + 1:06d}.jpg" for i in range(count)]
+    root.mkdir(parents=True, exist_ok=True)
+    if layout == "kaggle":
+        rows = [",".join([f, *("1" if v else "-1" for v in row)]) for f, row in zip(files, values, strict=True)]
+        (root / "list_attr_celeba.csv").write_text("\n".join([",".join(["image_id", *NAMES]), *rows]) + "\n")
+        split = [f"{f},{code}" for f, code in zip(files, partition, strict=True)]
+        (root / "list_eval_partition.csv").write_text("\n".join(["image_id,partition", *split]) + "\n")
+    else:
+        rows = [" ".join([f, *("1" if v else "-1" for v in row)]) for f, row in zip(files, values, strict=True)]
+        # the real file mixes line ends and leaves a space after the header
+        (root / "list_attr_celeba.txt").write_text("\r\n".join([str(count), " ".join(NAMES) + " ", *rows]) + "\n")
+        split = [f"{f} {code}" for f, code in zip(files, partition, strict=True)]
+        (root / "list_eval_partition.txt").write_text("\n".join(split) + "\n")
+    pictures = {}
+    for file, row in zip(files, values, strict=True):
+        image = torch.randint(0, 60, (3, height, width), generator=draw, dtype=torch.uint8)
+        for j, present in enumerate(row.tolist()):  # each attribute lights up a stripe of its own
+            if present:
+                image[j % 3, j * height // 5 : (j + 1) * height // 5] += 180
+        jpeg = io.BytesIO()
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(jpeg, "JPEG", quality=95)
+        pictures[file] = jpeg.getvalue()
+    if layout == "zip":
+        with zipfile.ZipFile(root / "img_align_celeba.zip", "w") as archive:
+            for file, data in pictures.items():
+                archive.writestr(f"img_align_celeba/{file}", data)
+    else:
+        folder = root / "img_align_celeba" / ("img_align_celeba" if layout == "kaggle" else "")
+        folder.mkdir(parents=True)
+        for file, data in pictures.items():
+            (folder / file).write_bytes(data)
+    return root
+
+
+@pytest.fixture(scope="session")
+def celeba(tmp_path_factory) -> Path:
+    """The dataset in the official folder's layout; not to be written to."""
+    return make_celeba(tmp_path_factory.mktemp("celeba"))

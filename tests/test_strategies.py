@@ -1,0 +1,121 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from fairnb.metrics import accuracy, underestimation_index
+from fairnb.mopso import Swarm
+from fairnb.strategies import dynamic_weighting, evaluate, multi_task, pick, predict
+from fairnb.training import Features
+
+SWARM = Swarm(particles=30, iterations=30)
+
+
+@pytest.fixture(scope="module")
+def biased():
+    """Features that tell four rare labels with noise, and heads that say yes far too rarely."""
+    draw = torch.Generator().manual_seed(0)
+    n, d, labels = 600, 8, 4
+    group = torch.randint(2, (n,), generator=draw)
+    x = torch.randn(n, d, generator=draw).relu()
+    truth = x[:, :labels] + 0.5 * torch.randn(n, labels, generator=draw) + 0.3 * group[:, None] > 1.4
+    heads = torch.cat([torch.eye(labels, d), torch.full((labels, 1), -1.9)], dim=1)
+    return Features(x, truth, group, 2), heads
+
+
+def test_predictions_and_tables_by_hand():
+    features = Features(
+        torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[1], [0], [1]]).bool(), torch.tensor([0, 1, 1]), 2
+    )
+    heads = torch.tensor([[1.0, -1.5]])  # positive above 1.5
+    assert predict(features.x, heads).tolist() == [[False, True, True]]
+    assert evaluate(features, heads).tolist() == [[[[0, 0], [1, 0]], [[0, 1], [0, 1]]]]
+
+
+def test_pick_takes_the_lowest_uei_that_is_accurate_enough():
+    uei, acc = torch.tensor([0.5, 0.3, 0.1, 0.2, 0.2]), torch.tensor([0.9, 0.95, 0.80, 0.86, 0.87])
+    assert pick(uei, acc, tolerance=0.05) == 4  # of the two at 0.2 the more accurate
+    assert pick(uei, acc, tolerance=0.1) == 2
+    assert pick(uei, acc, tolerance=0.0) == 1
+    assert pick(torch.tensor([0.1, 0.3]), torch.tensor([0.9, 0.99]), 0.05) == 0  # nothing beats the base model
+
+
+def test_multi_task_lowers_uei_within_the_tolerance(biased):
+    valid, heads = biased
+    search = multi_task(valid, heads, SWARM, seed=1, tolerance=0.03)
+    before, after = evaluate(valid, heads), evaluate(valid, search.heads)
+    assert bool((underestimation_index(after) <= underestimation_index(before)).all())
+    assert underestimation_index(after).mean() < underestimation_index(before).mean() / 2
+    assert bool((accuracy(after) >= accuracy(before) - 0.03 - 1e-9).all())
+    for label in range(4):
+        assert search.uei[label][0].item() == pytest.approx(underestimation_index(before)[label].item())
+        assert search.uei[label][search.picked[label]].item() == pytest.approx(underestimation_index(after)[label].item())
+
+
+def test_dynamic_weighting_lowers_the_mean_within_the_tolerance(biased):
+    valid, heads = biased
+    search = dynamic_weighting(valid, heads, SWARM, seed=1, tolerance=0.03)
+    before, after = evaluate(valid, heads), evaluate(valid, search.heads)
+    assert underestimation_index(after).mean() < underestimation_index(before).mean()
+    assert accuracy(after).mean() >= accuracy(before).mean() - 0.03 - 1e-9
+
+
+def test_dynamic_objectives_are_equations_7_and_8(biased):
+    """The front's objectives, recomputed in NumPy from its positions, label by label."""
+    valid, heads = biased
+    positions, values = dynamic_weighting(valid, heads, SWARM, seed=1, epsilon=0.02).fronts.pareto_front(0)
+    x, y, s = valid.x.double().numpy(), valid.labels.numpy(), valid.group.numpy()
+    for position, value in list(zip(positions, values, strict=True))[:5]:
+        sums = [0.0, 0.0]
+        for label, head in enumerate(position.double().numpy().reshape(heads.shape)):
+            predicted = x @ head[:-1] + head[-1] > 0
+            overlap = sum(
+                math.sqrt(np.mean((predicted == v) & (s == g)) * np.mean((y[:, label] == v) & (s == g)))
+                for v in (False, True)
+                for g in (0, 1)
+            )
+            uei, acc = math.sqrt(max(0.0, 1 - overlap)), np.mean(predicted == y[:, label])
+            sums[0] += uei / (acc + 0.02)
+            sums[1] -= acc / (uei + 0.02)
+        np.testing.assert_allclose(value.numpy(), sums, rtol=1e-6)
+
+
+def test_labels_not_searched_keep_their_heads(biased):
+    valid, heads = biased
+    searched = torch.tensor([True, False, True, False])
+    for find in (dynamic_weighting, multi_task):
+        found = find(valid, heads, SWARM, searched=searched).heads
+        assert torch.equal(found[~searched], heads[~searched])
+        assert not torch.equal(found[searched], heads[searched])
+
+
+def test_same_seed_same_heads(biased):
+    valid, heads = biased
+    for find in (dynamic_weighting, multi_task):
+        assert torch.equal(find(valid, heads, SWARM, seed=3).heads, find(valid, heads, SWARM, seed=3).heads)
+
+
+def test_a_label_that_is_never_predicted_is_found_a_way_out(biased):
+    """The first particles are scattered by how far the logits lie from 0, so also far from a hopeless head."""
+    valid, heads = biased
+    hopeless = heads * 1e-3
+    hopeless[:, -1] = -5.0
+    search = multi_task(valid, hopeless, SWARM, tolerance=0.2)
+    assert bool((evaluate(valid, search.heads)[:, :, :, 1].sum((1, 2)) > 0).all())
+
+
+def test_three_groups_work(biased):
+    valid, heads = biased
+    three = Features(valid.x, valid.labels, torch.arange(len(valid.x)) % 3, 3)
+    assert evaluate(three, multi_task(three, heads, SWARM).heads).shape == (4, 3, 2, 2)
+
+
+def test_bad_settings_are_named(biased):
+    valid, heads = biased
+    with pytest.raises(ValueError, match="epsilon=0"):
+        dynamic_weighting(valid, heads, SWARM, epsilon=0)
+    with pytest.raises(ValueError, match=r"tolerance=-0\.1"):
+        multi_task(valid, heads, SWARM, tolerance=-0.1)
+    with pytest.raises(ValueError, match="no label is searched"):
+        multi_task(valid, heads, SWARM, searched=torch.zeros(4, dtype=torch.bool))
