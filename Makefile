@@ -32,8 +32,8 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	rm -rf .cache/notebooks
-	$(BIN)/jupyter nbconvert --log-level WARN --to script --output-dir .cache/notebooks notebooks/*.ipynb
-	for chapter in .cache/notebooks/*.py; do $(BIN)/mypy --allow-untyped-defs --disable-error-code no-redef $$chapter || exit 1; done
+	$(BIN)/jupyter nbconvert --log-level WARN --to python --output-dir .cache/notebooks notebooks/*.ipynb
+	for chapter in .cache/notebooks/*.py; do $(BIN)/mypy --allow-untyped-defs $$chapter || exit 1; done
 
 lab: .venv/installed
 	$(BIN)/jupyter lab --notebook-dir notebooks

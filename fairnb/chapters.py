@@ -165,7 +165,7 @@ def build_book(root: Path, executed: Path, say: Callable[[str], None] = print) -
     shutil.copyfile(executed.parent / "comparison.png", target / "comparison.png")  # the introduction shows it
     say("rendering the book …")
     program = Path(sys.executable).with_name("jupyter-book")
-    command = [str(program), "build", "book", "--all", "-W", "-n", "--keep-going", "--quiet"]
+    command = [str(program), "build", "book", "--path-output", "book", "--all", "-W", "-n", "--keep-going", "--quiet"]
     if subprocess.run(command, cwd=root).returncode:
         raise ChapterError("the book was not rendered: see the warnings above")
     return root / "book" / "_build" / "html" / "index.html"

@@ -91,7 +91,7 @@ class Experiment:
             ValueError: for bad values, see what is called, and where the run was made with other parameters.
             FileNotFoundError: where data is missing.
         """
-        if not run or Path(run).name != run or run == "cache":
+        if not run or Path(run).name != run or run.startswith(".") or run == "cache":
             raise ValueError(f"run={run!r} must be a plain folder name (and not 'cache', where decoded images lie)")
         if min_positives < 1:
             raise ValueError(f"min_positives={min_positives} must be at least 1: without positives there is no score")

@@ -150,13 +150,16 @@ def hypervolume_curves(searches: dict[str, Search]) -> Figure:
     figure, axis = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
     for (name, search), colour in zip(searches.items(), (METHOD_COLOURS[name] for name in searches), strict=True):
         volume = search.fronts.hypervolume.numpy()
-        volume = volume[:, volume[-1] > volume[0]]  # a swarm that found nothing has no share to show
+        volume = volume[:, volume[-1] > volume[0]]  # a swarm that gained nothing has no share to show
+        if not volume.shape[1]:
+            continue
         gained = (volume - volume[0]) / (volume[-1] - volume[0])  # [T + 1, S]
         iterations = np.arange(len(volume))
         axis.plot(iterations, gained.mean(axis=1), color=colour, label=name)
         axis.fill_between(iterations, gained.min(axis=1), gained.max(axis=1), color=colour, alpha=0.15, linewidth=0)
     axis.set(xlabel="iteration", ylabel="hypervolume gained, share of the last", ylim=(0, 1.02))
-    axis.legend(loc="lower right")
+    if axis.lines:
+        axis.legend(loc="lower right")
     return figure
 
 

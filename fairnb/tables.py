@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
+from pandas.io.formats.style import Styler
 from torch import Tensor
 
 from fairnb.data import Faces
@@ -63,7 +64,7 @@ def changes(labels: pd.DataFrame, method: str, split: str = "test") -> pd.DataFr
         raise ValueError(unknown("method", method, set(labels.method)))
     kept = labels[(labels.split == split) & labels.analysed]
     base, other = (kept[kept.method == name].set_index("label")[["uei", "accuracy"]] for name in ("base", method))
-    table = base.join(other, lsuffix="_base")
+    table = base.add_suffix("_base").join(other)
     table["uei_change"] = table.uei - table.uei_base
     table["accuracy_change"] = table.accuracy - table.accuracy_base
     order = ["uei_base", "uei", "uei_change", "accuracy_base", "accuracy", "accuracy_change"]
@@ -84,3 +85,10 @@ def summary(labels: pd.DataFrame, split: str = "test") -> pd.DataFrame:
             (method, change.uei.mean(), change.accuracy.mean(), -change.accuracy_change.mean(), worsened, len(change))
         )
     return pd.DataFrame(rows, columns=["method", "uei", "accuracy", "accuracy_loss", "worsened", "labels"])
+
+
+def shown(table: pd.DataFrame, digits: int = 3) -> Styler:
+    """A table as a page shows it: words instead of underscores, no row numbers, so many digits."""
+    words = table.map(lambda value: value.replace("_", " ") if isinstance(value, str) else value)
+    words.columns = [str(name).replace("_", " ").replace("uei", "UEI") for name in table.columns]
+    return words.style.hide().format(precision=digits)

@@ -342,6 +342,7 @@ def _try_one_batch(model: MultiLabelNet, recipe: Recipe) -> None:
         raise ValueError(f"{recipe.backbone} does not take images of {recipe.image_size} pixels: {reason}") from None
 
 
+@torch.no_grad()
 def _save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, rows: list[dict[str, float]]) -> None:
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
@@ -349,14 +350,21 @@ def _save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimi
     save_tensors(path, tensors, history=json.dumps(rows))
 
 
+@torch.no_grad()
 def _load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
     """Put the checkpoint's weights and Adam's moments in place; returns the history so far."""
     tensors = load_tensors(path)
     model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
+    parameters = list(model.parameters())
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("adam."):
             _, index, key = name.split(".", 2)
+            parameter = parameters[int(index)]
+            if (
+                tensor.shape == parameter.shape
+            ):  # fused Adam walks through memory: a moment must lie there as its weight does
+                tensor = torch.empty_like(parameter).copy_(tensor)
             state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     with safe_open(path, "pt") as file:

@@ -1,0 +1,135 @@
+"""The whole book on photographs in CelebA's layout, measured against what it promises.
+
+    .venv/bin/python benchmarks/photographs.py <folder in CelebA layout> [--reference labels.csv]
+
+Clones the checkout into a temporary folder, so that nothing trained earlier is found, runs `fairnb book` there with
+`params/photographs.yml`, and samples the memory of all its processes. Then repeats both searches with five seeds on the
+features of that run, for the spread. With `--reference`, the tables must equal those of an earlier run to the bit.
+Prints a table and exits 1 where a promise is not kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import torch
+
+from fairnb import strategies
+from fairnb.chapters import read_parameters
+from fairnb.data import read_celeba
+from fairnb.files import load_tensors
+from fairnb.metrics import accuracy, underestimation_index
+from fairnb.mopso import Swarm
+from fairnb.tables import summary
+from fairnb.training import Features
+
+ROOT = Path(__file__).resolve().parents[1]
+SEEDS = range(5)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data_root", type=Path)
+    parser.add_argument("--reference", type=Path, help="labels.csv of an earlier run, to be equal to the bit")
+    parser.add_argument("--keep", type=Path, help="copy the run's tables into this folder")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        clone = Path(folder) / "fairnb"
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+        seconds, gigabytes = run_book(clone, arguments.data_root.resolve())
+        run = clone / "runs" / "photographs"
+        if arguments.keep:
+            arguments.keep.mkdir(parents=True, exist_ok=True)
+            for name in ("labels.csv", "groups.csv", "run.json"):
+                shutil.copyfile(run / name, arguments.keep / name)
+        means = summary(pd.read_csv(run / "labels.csv")).set_index("method")
+        stages = json.loads((run / "run.json").read_text())["seconds"]
+        second_stage = stages["dynamic weighting"] + stages["multi-task"]
+        base, dynamic, multi = (means.loc[name] for name in ("base", "dynamic weighting", "multi-task"))
+        claims = [
+            ("whole book, minutes", seconds / 60, "≤ 15", seconds <= 15 * 60),
+            ("memory of all processes, GB", gigabytes, "≤ 4", gigabytes <= 4),
+            ("second stage, seconds", second_stage, "≤ 10", second_stage <= 10),
+            ("base: mean test UEI", base.uei, "≥ 0.10", base.uei >= 0.10),
+            ("base: mean test accuracy", base.accuracy, "≥ 0.87", base.accuracy >= 0.87),
+            ("multi-task: mean test UEI", multi.uei, "≤ 0.035", multi.uei <= 0.035),
+            ("multi-task: accuracy loss", multi.accuracy_loss, "≤ 0.05", multi.accuracy_loss <= 0.05),
+            ("dynamic weighting: mean test UEI", dynamic.uei, "in between", multi.uei < dynamic.uei < base.uei),
+            ("dynamic weighting: labels worsened", dynamic.worsened, f"of {dynamic.labels:.0f}", True),
+            ("multi-task: labels worsened", multi.worsened, f"of {multi.labels:.0f}", True),
+        ]
+        if arguments.reference:
+            same = (run / "labels.csv").read_bytes() == arguments.reference.read_bytes()
+            claims.append(("labels.csv equal to the reference", float(same), "to the bit", same))
+        print(pd.DataFrame(claims, columns=["what", "seen", "promised", "kept"]).to_string(index=False))
+        print(f"\nstages, seconds: {stages}")
+        print(f"\nfive seeds of the searches on this base model (test split):\n{spread(run, arguments.data_root)}")
+    return int(not all(kept for *_, kept in claims))
+
+
+def run_book(clone: Path, data_root: Path) -> tuple[float, float]:
+    """Seconds of `fairnb book`, and the most memory of its processes together in 10⁹ bytes."""
+    command = [str(Path(sys.executable).with_name("fairnb")), "book", "--params", "params/photographs.yml"]
+    start = time.perf_counter()
+    process = subprocess.Popen([*command, "-p", f"data_root={data_root}"], cwd=clone)
+    most = [0]
+
+    def sample() -> None:
+        while process.poll() is None:
+            total = 0
+            for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+                try:
+                    total += one.memory_info().rss
+                except psutil.NoSuchProcess:
+                    continue
+            most[0] = max(most[0], total)
+            time.sleep(0.5)
+
+    watcher = threading.Thread(target=sample)
+    watcher.start()
+    if process.wait():
+        sys.exit("the book was not built")
+    watcher.join()
+    return time.perf_counter() - start, most[0] / 1e9
+
+
+def spread(run: Path, data_root: Path) -> str:
+    """Mean and range over seeds of what each strategy reaches on test."""
+    values = read_parameters(ROOT / "params" / "photographs.yml", [])
+    faces = read_celeba(data_root, values["sensitive"])
+    analysed = faces.analysed(min_positives=values["min_positives"])
+    saved, base = load_tensors(run / "features.safetensors"), load_tensors(run / "base.safetensors")
+    heads = torch.cat([base["head.weight"], base["head.bias"].unsqueeze(1)], dim=1)
+    valid, test = (
+        Features(saved[f"{split}.x"], saved[f"{split}.labels"], saved[f"{split}.group"], 2) for split in ("valid", "test")
+    )
+    swarm = Swarm(particles=values["particles"], iterations=values["iterations"], noise=values["noise"])
+    before = strategies.evaluate(test, heads)[analysed]
+    rows = []
+    for seed in SEEDS:
+        common = {"searched": analysed, "seed": seed, "tolerance": values["tolerance"], "spread": values["spread"]}
+        for method in ("dynamic weighting", "multi-task"):
+            if method == "dynamic weighting":
+                found = strategies.dynamic_weighting(valid, heads, swarm, epsilon=values["epsilon"], **common)
+            else:
+                found = strategies.multi_task(valid, heads, swarm, **common)
+            after = strategies.evaluate(test, found.heads)[analysed]
+            uei, loss = underestimation_index(after), accuracy(before) - accuracy(after)
+            worsened = int((uei > underestimation_index(before)).sum())
+            rows.append((method, float(uei.mean()), float(loss.mean()), worsened))
+    table = pd.DataFrame(rows, columns=["method", "uei", "accuracy_loss", "worsened"])
+    return table.groupby("method").agg(["mean", "min", "max"]).round(4).to_string()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

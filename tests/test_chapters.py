@@ -1,0 +1,132 @@
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from fairnb.chapters import chapters, check_parameters, choose, defaults, read_parameters, run_chapters
+from fairnb.cli import app
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = chapters(ROOT)
+KNOWN = {name: defaults(path) for name, path in NOTEBOOKS.items()}
+
+
+def test_the_chapters_are_there_in_order():
+    assert list(NOTEBOOKS)[:4] == ["01_exposing_bias", "02_base_training", "03_dynamic_weighting", "04_multi_task_fix"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS.values(), ids=NOTEBOOKS.keys())
+def test_sources_have_no_outputs_and_one_commented_parameters_cell(path):
+    cells = json.loads(path.read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in code)
+    tagged = [cell for cell in code if "parameters" in cell["metadata"].get("tags", [])]
+    assert len(tagged) == 1
+    lines = [line for line in "".join(tagged[0]["source"]).splitlines() if line]
+    assert all("  # " in line for line in lines)
+    for name in ("data", "data_root", "run", "seed", "device"):
+        assert name in KNOWN[path.stem]
+
+
+def test_a_parameter_has_one_default_in_every_chapter():
+    merged = {name: value for parameters in KNOWN.values() for name, value in parameters.items()}
+    for chapter, parameters in KNOWN.items():
+        assert {name: merged[name] for name in parameters} == parameters, chapter
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "params").glob("*.yml")), ids=lambda p: p.stem)
+def test_parameter_files_fit_the_chapters(path):
+    values = check_parameters(read_parameters(path, []), KNOWN)
+    assert values["run"] == path.stem
+
+
+def test_the_papers_values():
+    values = read_parameters(ROOT / "params" / "paper.yml", [])
+    wanted = {"backbone": "resnet50", "epochs": 50, "batch_size": 32, "learning_rate": 1e-4, "sensitive": "Male"}
+    assert {name: values[name] for name in wanted} == wanted
+    assert len(values["not_analysed"]) == 5  # 34 of 39
+
+
+def test_values_are_read_as_yaml(tmp_path):
+    file = tmp_path / "p.yml"
+    file.write_text("epochs: 3\nlearning_rate: 1e-4\n")
+    assert read_parameters(file, ["epochs=5", "targets=[Bald, Young]", "run=x=y"]) == {
+        "epochs": 5, "learning_rate": 1e-4, "targets": ["Bald", "Young"], "run": "x=y",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epoch": 3}, "unknown parameter 'epoch': did you mean 'epochs'"),
+        ({"epochs": "three"}, "parameter 'epochs' takes int, as .*: got 'three'"),
+        ({"epochs": True}, "takes int"),
+        ({"targets": "Bald"}, "takes list"),
+    ],
+)
+def test_bad_parameters_are_named(values, message):
+    with pytest.raises(ValueError, match=message):
+        check_parameters(values, KNOWN)
+
+
+def test_whole_numbers_and_nothing_are_taken_for_floats_and_words():
+    assert check_parameters({"tolerance": 0, "weights": None}, KNOWN) == {"tolerance": 0.0, "weights": ""}
+
+
+def test_chapters_are_chosen_by_name_or_number():
+    assert choose([], NOTEBOOKS) == list(NOTEBOOKS)
+    assert choose(["4", "01", "03_dynamic_weighting"], NOTEBOOKS) == [list(NOTEBOOKS)[i] for i in (0, 2, 3)]
+    with pytest.raises(ValueError, match="did you mean '03_dynamic_weighting'"):
+        choose(["03_dynamic_weights"], NOTEBOOKS)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "-p", "epoch=3"], "did you mean 'epochs'"),
+        (["run", "chapter_nine"], "unknown chapter"),
+        (["run", "--params", "nowhere.yml"], "no parameter file nowhere.yml"),
+        (["run", "-p", "epochs"], "expected key=value"),
+    ],
+)
+def test_the_command_refuses_in_a_line(monkeypatch, words, message):
+    monkeypatch.chdir(ROOT)
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 1
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_failing_chapter_stops_the_run_and_is_kept(tmp_path, monkeypatch):
+    """Three chapters, the second of which fails: the first is done, the third never begins."""
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    parameters = nbformat.v4.new_code_cell("run = 'r'  # name\nn = 1  # a number", metadata={"tags": ["parameters"]})
+    for name, body in {"01_a": "n + 1", "02_b": "raise ValueError('not today')", "03_c": "n"}.items():
+        book = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(body)])
+        book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(book, tmp_path / "notebooks" / f"{name}.ipynb")
+    monkeypatch.chdir(tmp_path / "notebooks")  # the project is found from a folder inside it
+    result = CliRunner().invoke(app, ["run", "-p", "n=41"])
+    assert result.exit_code == 1
+    assert "02_b" in result.output
+    assert "ValueError: not today" in result.output
+    done = tmp_path / "runs" / "r" / "chapters"
+    assert sorted(path.name for path in done.iterdir()) == ["01_a.ipynb", "02_b.ipynb"]
+    outputs = [cell.get("outputs") for cell in nbformat.read(done / "01_a.ipynb", 4).cells]
+    assert "42" in str(outputs)
+
+
+def test_no_chapters_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no chapters in"):
+        run_chapters(tmp_path, [], {})
+
+
+def test_the_books_contents_name_every_chapter():
+    toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
+    files = [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
+    assert [name for name in files if name.startswith("chapters/")] == [f"chapters/{name}" for name in NOTEBOOKS]
+    assert all((ROOT / "book" / f"{name}.md").exists() for name in files if not name.startswith("chapters/"))

@@ -1,0 +1,50 @@
+"""What ties the project's files together: two lists of dependencies, and the commands that README promises."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+CONDA_NAMES = {"torch": "pytorch"}  # where conda-forge calls it otherwise
+
+
+def test_environment_gives_the_same_list_as_pyproject():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [line for extra in project["optional-dependencies"].values() for line in extra]
+    wanted = [Requirement(line) for line in (*project["dependencies"], *extras)]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    by_pip = [line for entry in environment["dependencies"] if isinstance(entry, dict) for line in entry["pip"]]
+    entries = [line for line in environment["dependencies"] if isinstance(line, str)] + by_pip
+    parts = [re.fullmatch(r"([\w-]+)\s*(.*)", line) for line in entries]
+    given = {part[1].lower(): part[2] for part in parts if part}
+    assert given.pop("python") == project["requires-python"]
+    given.pop("pip")
+    names = {CONDA_NAMES.get(r.name.lower(), r.name.lower()): r for r in wanted}
+    assert set(given) == set(names)
+    for name, requirement in names.items():
+        assert sorted(given[name].split(",")) == sorted(str(requirement.specifier).split(",")), name
+
+
+def test_every_bound_has_its_reason():
+    text = (ROOT / "pyproject.toml").read_text()
+    listed = re.findall(r'^  "[A-Za-z][\w-]*(?:[><=!].*?)"(,.*)$', text, re.MULTILINE)
+    assert len(listed) > 15
+    assert all("#" in rest for rest in listed)
+
+
+def test_readme_opens_with_the_two_commands():
+    readme = (ROOT / "README.md").read_text()
+    assert readme.index("make book") < readme.index("make test") < readme.index("\n## ")
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {"book", "test", "lab"} <= set(targets)
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_bibliography_has_what_is_cited_and_no_more():
+    entries = set(re.findall(r"^@\w+\{(\w+),", (ROOT / "book" / "references.bib").read_text(), re.MULTILINE))
+    pages = [*(ROOT / "book").glob("*.md"), *(ROOT / "notebooks").glob("*.ipynb")]
+    cited = ",".join(keys for page in pages for keys in re.findall(r"\{cite(?::t)?\}`([\w,]+)`", page.read_text()))
+    assert set(cited.split(",")) == entries
