@@ -132,12 +132,13 @@ def comparison(labels: pd.DataFrame) -> Figure:
     place = np.arange(len(order))
     for axis, (column, title) in zip(axes, {"uei": "UEI (0 is ideal)", "accuracy": "accuracy"}.items(), strict=True):
         table = labels.pivot(index="label", columns="method", values=column).loc[order]
-        axis.hlines(place, table.min(axis=1), table.max(axis=1), color="0.8", linewidth=1, zorder=1)
+        axis.hlines(place, table.min(axis=1), table.max(axis=1), color="0.65", linewidth=1.5, zorder=1)
         for method in methods:
             colour, marker = METHOD_COLOURS[method], METHOD_MARKERS[method]
             axis.scatter(table[method], place, color=colour, marker=marker, s=28, label=method, zorder=2)
             axis.axvline(table[method].mean(), color=colour, linestyle=":", linewidth=1.2)
         axis.set(xlabel=f"{title}; dotted: mean over labels")
+        axis.grid(visible=False, axis="y")
     axes[0].set_xlim(left=0)
     axes[0].set_yticks(place, [name.replace("_", " ") for name in order])
     axes[0].invert_yaxis()

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from fairnb.data import decode_images, open_dataset, read_celeba
+from fairnb.data import decode_images, download_celeba, open_dataset, read_celeba
 from tests.conftest import NAMES, SIZES, make_celeba
 
 
@@ -170,6 +170,15 @@ def test_no_room_is_found_before_decoding(celeba, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="GB free; the decoded images take"):
         decode_images(read_celeba(celeba).images, 18, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_download_says_what_to_do(tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise RuntimeError("quota exceeded")
+
+    monkeypatch.setattr("torchvision.datasets.CelebA", refused)
+    with pytest.raises(ConnectionError, match=r"quota exceeded[^|]*img_align_celeba\.zip into .*celeba by hand"):
+        download_celeba(tmp_path)
 
 
 def _edit(path, line, change):
