@@ -160,11 +160,12 @@ class Experiment:
         features, heads = self.features(), self.base_model().heads
         find = strategies.dynamic_weighting if method == "dynamic weighting" else strategies.multi_task
         with self.timed(method):
-            valid = features["valid"].to(self.device)
+            # Apple's GPUs have no float64, which the objectives need
+            valid = features["valid"].to("cpu" if self.device == "mps" else self.device)
             search = find(valid, heads, swarm, searched=self.analysed, seed=self.recipe.seed, **settings)
             self._write_results(method, features, search.heads)
             _save_search(path, search)
-        return search
+        return _load_search(path)  # on the CPU, and the same as a later call returns
 
     # ------------------------------------------------------------------ tables
 

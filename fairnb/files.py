@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -68,7 +69,20 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """
     try:
         return load_file(path)
-    except Exception as error:  # safetensors raises its own class, which is not public
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read as safetensors ({error}): delete it to make it anew") from None
+
+
+def load_notes(path: Path) -> dict[str, str]:
+    """The short notes in a safetensors file's header.
+
+    Raises:
+        ValueError: if the file is damaged, with its path.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
         raise ValueError(f"{path} cannot be read as safetensors ({error}): delete it to make it anew") from None
 
 

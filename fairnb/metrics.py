@@ -80,7 +80,7 @@ def count_cells(pred: Tensor, cell: Tensor) -> Tensor:
 
 def accuracy(table: Tensor) -> Tensor:
     """Share of samples predicted right, [...] in [0, 1]; NaN where there are no samples."""
-    table = _real(table)
+    table = table.double()
     return (table[..., 0, 0] + table[..., 1, 1]).sum(-1) / table.sum((-3, -2, -1))
 
 
@@ -91,7 +91,7 @@ def underestimation_score(table: Tensor) -> Tensor:
         [..., G] in [0, ∞): 1 is ideal, below 1 the group's positives are underestimated, above 1 overestimated; NaN where
         the group has no positives.
     """
-    table = _real(table)
+    table = table.double()
     return table[..., :, :, 1].sum(-1) / _positive_or_nan(table[..., :, 1, :].sum(-1))
 
 
@@ -104,7 +104,7 @@ def underestimation_index(table: Tensor) -> Tensor:
     Returns:
         [...] in [0, 1]: 0 is ideal, to be minimised; NaN where there are no samples.
     """
-    table = _real(table)
+    table = table.double()
     total = table.sum((-3, -2, -1)).unsqueeze(-1).unsqueeze(-1)
     predicted, true = table.sum(-2) / total, table.sum(-1) / total  # [..., G, 2] each
     return ((predicted.sqrt() - true.sqrt()).square().sum((-2, -1)) / 2).sqrt()
@@ -112,19 +112,14 @@ def underestimation_index(table: Tensor) -> Tensor:
 
 def true_positive_rate(table: Tensor) -> Tensor:
     """P[ŷ=1 | y=1, S=s], [..., G] in [0, 1]; NaN for a group without positives."""
-    table = _real(table)
+    table = table.double()
     return table[..., 1, 1] / _positive_or_nan(table[..., 1, :].sum(-1))
 
 
 def false_positive_rate(table: Tensor) -> Tensor:
     """P[ŷ=1 | y=0, S=s], [..., G] in [0, 1]; NaN for a group without negatives."""
-    table = _real(table)
+    table = table.double()
     return table[..., 0, 1] / _positive_or_nan(table[..., 0, :].sum(-1))
-
-
-def _real(table: Tensor) -> Tensor:
-    """Counts as float64, or float32 on Apple's GPUs, which have nothing wider."""
-    return table.to(torch.float32 if table.device.type == "mps" else torch.float64)
 
 
 def _positive_or_nan(count: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning.fabric import Fabric
-from safetensors import safe_open
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -26,7 +25,7 @@ from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
 from fairnb.data import Faces, decode_images
-from fairnb.files import load_tensors, save_table, save_tensors, seeded
+from fairnb.files import content_key, load_notes, load_tensors, save_table, save_tensors, seeded
 from fairnb.messages import unknown
 from fairnb.metrics import accuracy, contingency_table, underestimation_index
 from fairnb.model import MultiLabelNet, build_model
@@ -148,7 +147,8 @@ def train_base(faces: Faces, recipe: Recipe, folder: str | Path, *, cache: str |
         device: one of `DEVICES`.
 
     Raises:
-        ValueError: for an unknown backbone, weights or device, unreadable images, or a loss that is no number.
+        ValueError: for an unknown backbone, weights or device, unreadable images, a folder that holds another training,
+            or a loss that is no number.
         FileNotFoundError: if pretrained weights are not to be had.
     """
     folder = Path(folder)
@@ -156,14 +156,19 @@ def train_base(faces: Faces, recipe: Recipe, folder: str | Path, *, cache: str |
     labels = len(faces.label_names)
     model = build_model(recipe.backbone, labels, recipe.hidden, recipe.dropout, recipe.weights or None, seed=recipe.seed)
     _try_one_batch(model, recipe)
-    weights_path, history_path = folder / "base.safetensors", folder / "history.csv"
+    weights_path, history_path, checkpoint_path = (
+        folder / name for name in ("base.safetensors", "history.csv", "checkpoint.safetensors")
+    )
+    key = content_key(recipe_key(faces, recipe))
+    for path in (weights_path, checkpoint_path):
+        if path.exists() and load_notes(path).get("recipe") != key:
+            raise ValueError(f"{path} was trained by another recipe or on other images: choose another folder")
     if history_path.exists() and weights_path.exists():
         model.load_state_dict(load_tensors(weights_path))
         return BaseModel(model.to(fabric.device).eval(), pd.read_csv(history_path))
 
     pictures = decode_images(faces.images, recipe.resize, cache)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint_path = folder / "checkpoint.safetensors"
     model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(
         model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=fabric.device.type != "mps"
@@ -173,14 +178,15 @@ def train_base(faces: Faces, recipe: Recipe, folder: str | Path, *, cache: str |
     with torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False):
         for epoch in range(len(rows) + 1, recipe.epochs + 1):
             start = time.perf_counter()
-            loss = _train_epoch(fabric, network, optim, faces, pictures, recipe, epoch)
+            title = f"epoch {epoch}/{recipe.epochs}" + (f", validation mAP {rows[-1]['val_map']:.3f}" if rows else "")
+            loss = _train_epoch(fabric, network, optim, faces, pictures, recipe, epoch, title)
             seconds = time.perf_counter() - start
             measured = _validate(fabric, model, faces, recipe, cache)
             speed = len(faces.rows("train")) / seconds
             rows.append({"epoch": epoch, "loss": loss, **measured, "seconds": seconds, "images_per_second": speed})
             if measured["val_map"] >= max(row["val_map"] for row in rows):
-                save_tensors(weights_path, model.state_dict())
-            _save_checkpoint(checkpoint_path, model, optimizer, rows)
+                save_tensors(weights_path, model.state_dict(), recipe=key)
+            _save_checkpoint(checkpoint_path, model, optimizer, rows, key)
     history = pd.DataFrame(rows)
     history["best"] = history.index == len(history) - 1 - history.val_map[::-1].argmax()  # a tie goes to the later epoch
     save_table(history_path, history)  # the last thing written: with it the training is finished
@@ -259,6 +265,7 @@ def _train_epoch(
     pictures: np.ndarray,
     recipe: Recipe,
     epoch: int,
+    title: str,
 ) -> float:
     """One pass over the training split; returns its mean loss."""
     network.train()  # type: ignore[attr-defined]
@@ -268,7 +275,7 @@ def _train_epoch(
     total, seen = 0.0, 0
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(int(torch.randint(2**62, (), generator=draw)))  # dropout knows only the global generator
-        with tqdm(total=len(rows), desc=f"epoch {epoch}/{recipe.epochs}", unit="image", mininterval=1, leave=False) as bar:
+        with tqdm(total=len(rows), desc=title, unit="image", mininterval=1, leave=False) as bar:
             for chosen in rows.split(recipe.batch_size):
                 images = _augment(_take(pictures, chosen), recipe.image_size, draw)
                 target = fabric.to_device(faces.labels[chosen].float())
@@ -343,11 +350,13 @@ def _try_one_batch(model: MultiLabelNet, recipe: Recipe) -> None:
 
 
 @torch.no_grad()
-def _save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, rows: list[dict[str, float]]) -> None:
+def _save_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, rows: list[dict[str, float]], key: str
+) -> None:
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
-    save_tensors(path, tensors, history=json.dumps(rows))
+    save_tensors(path, tensors, history=json.dumps(rows), recipe=key)
 
 
 @torch.no_grad()
@@ -367,8 +376,7 @@ def _load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimi
                 tensor = torch.empty_like(parameter).copy_(tensor)
             state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    with safe_open(path, "pt") as file:
-        return json.loads(file.metadata()["history"])
+    return json.loads(load_notes(path)["history"])
 
 
 def recipe_key(faces: Faces, recipe: Recipe) -> dict[str, Any]:

@@ -143,6 +143,14 @@ def test_bad_input_is_named_before_any_decoding(faces, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
+def test_a_folder_of_another_training_is_refused(faces, trained):
+    _, folder = trained
+    before = (folder / "base.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="trained by another recipe"):
+        train_base(faces, dataclasses.replace(RECIPE, epochs=4), folder, cache=folder / "cache", device="cpu")
+    assert (folder / "base.safetensors").read_bytes() == before
+
+
 def test_a_damaged_file_is_named(faces, trained, tmp_path):
     _, folder = trained
     (tmp_path / "history.csv").write_bytes((folder / "history.csv").read_bytes())

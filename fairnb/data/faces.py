@@ -28,7 +28,6 @@ class Faces:
         label_names: the L attributes, in the order of the file they came from.
         group_names: the G groups, in words.
         sensitive: name of the sensitive attribute.
-        synthetic: whether the faces were drawn by this package, so that no number is a finding about people.
     """
 
     images: Images
@@ -38,7 +37,6 @@ class Faces:
     label_names: tuple[str, ...]
     group_names: tuple[str, ...]
     sensitive: str
-    synthetic: bool = False
 
     def __post_init__(self) -> None:
         """Check that the parts fit.
