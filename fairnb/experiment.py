@@ -102,7 +102,8 @@ class Experiment:
         place = project_root() / Path(data_root).expanduser() if str(data_root) else ""
         self.faces: Faces = open_dataset(data, place, sensitive, targets, max_images)
         self.analysed = self.faces.analysed(not_analysed, min_positives)
-        self.record(
+        self._data_root, self._base_key = str(data_root), content_key(recipe_key(self.faces, recipe))
+        known = self._with(
             data=data,
             sensitive=sensitive,
             targets=list(targets),
@@ -110,9 +111,9 @@ class Experiment:
             not_analysed=list(not_analysed),
             min_positives=min_positives,
             **asdict(recipe),
-            base_key=content_key(recipe_key(self.faces, recipe)),
-            data_root=str(data_root),
         )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_json(self.folder / "run.json", known | {"data_root": self._data_root})  # the data may have moved
 
     # ------------------------------------------------------------------ stages
 
@@ -145,7 +146,6 @@ class Experiment:
 
     def dynamic_weighting(self, swarm: Swarm, *, tolerance: float, spread: float, epsilon: float) -> Search:
         """Stage two with one weighted sum over all labels; see `fairnb.strategies.dynamic_weighting`."""
-        self.record(epsilon=epsilon)
         return self._search("dynamic weighting", swarm, tolerance=tolerance, spread=spread, epsilon=epsilon)
 
     def multi_task(self, swarm: Swarm, *, tolerance: float, spread: float) -> Search:
@@ -153,7 +153,7 @@ class Experiment:
         return self._search("multi-task", swarm, tolerance=tolerance, spread=spread)
 
     def _search(self, method: str, swarm: Swarm, **settings: float) -> Search:
-        self.record(**asdict(swarm), tolerance=settings["tolerance"], spread=settings["spread"])
+        known = self._with(**asdict(swarm), **settings)  # before the work: may the run have these parameters?
         path = self.folder / f"{_file_name(method)}.safetensors"
         if path.exists():
             return _load_search(path)
@@ -165,6 +165,7 @@ class Experiment:
             search = find(valid, heads, swarm, searched=self.analysed, seed=self.recipe.seed, **settings)
             self._write_results(method, features, search.heads)
             _save_search(path, search)
+        self._note(parameters=known["parameters"])
         return _load_search(path)  # on the CPU, and the same as a later call returns
 
     # ------------------------------------------------------------------ tables
@@ -207,50 +208,47 @@ class Experiment:
         """`run.json`: parameters, versions, device, git revision, seconds per stage, peak memory."""
         return load_json(self.folder / "run.json")
 
-    def record(self, **parameters: Any) -> None:
-        """Write parameters into `run.json`.
+    def _with(self, **parameters: Any) -> dict[str, Any]:
+        """`run.json` with these parameters added, not yet written.
 
         Raises:
-            ValueError: if the run was made with other values; its files stay as they are.
+            ValueError: if something in the folder was made with other values; its files stay as they are.
         """
-        path = self.folder / "run.json"
-        known = load_json(path) if path.exists() else self._new_run()
-        base_key, place = parameters.pop("base_key", None), parameters.pop("data_root", None)
-        parameters = _as_json(parameters)
+        known = self.provenance() if any(self.folder.glob("*.safetensors")) else self._new_run()
+        parameters = {name: list(value) if isinstance(value, tuple) else value for name, value in parameters.items()}
         old = known["parameters"]
         differ = [
             f"{name} was {old[name]!r}, now {value!r}" for name, value in parameters.items() if old.get(name, value) != value
         ]
-        if not differ and base_key is not None and known["base_key"] not in (None, base_key):
-            differ = [f"the images are not the same (they were read from {known['data_root']!r}, now {place!r})"]
+        if not differ and known["base_key"] != self._base_key:
+            differ = [f"the images are not the same (they were read from {known['data_root']!r})"]
         if differ:
             raise ValueError(
                 f"{self.folder} was made with other parameters: {'; '.join(differ)}.\n"
                 "Give this one another name (run = …), or delete that folder; its files are left as they are."
             )
-        known["parameters"] = old | parameters
-        if base_key is not None:  # the folder may move: what counts is what is in it
-            known |= {"base_key": base_key, "data_root": place}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        save_json(path, known)
+        return known | {"parameters": old | parameters}
+
+    def _note(self, **entries: Any) -> None:
+        """Put entries into `run.json`."""
+        save_json(self.folder / "run.json", self.provenance() | entries)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Add the seconds that a stage took, and the most memory so far, to `run.json`."""
         start = time.perf_counter()
         yield
-        known = load_json(self.folder / "run.json")
-        known["seconds"][stage] = round(time.perf_counter() - start, 3)
-        known["peak_memory_gb"] = round(max(known["peak_memory_gb"], _peak_memory_gb()), 3)
-        save_json(self.folder / "run.json", known)
+        known = self.provenance()
+        seconds = known["seconds"] | {stage: round(time.perf_counter() - start, 3)}
+        self._note(seconds=seconds, peak_memory_gb=round(max(known["peak_memory_gb"], _peak_memory_gb()), 3))
 
     def _new_run(self) -> dict[str, Any]:
         return {
             "run": self.folder.name,
             "begun": datetime.now(UTC).isoformat(timespec="seconds"),
             "parameters": {},
-            "data_root": None,
-            "base_key": None,
+            "data_root": self._data_root,
+            "base_key": self._base_key,
             "device": {"type": self.device, "name": _device_name(self.device), "threads": torch.get_num_threads()},
             "git_revision": _git_revision(),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
@@ -260,9 +258,8 @@ class Experiment:
 
     def _take_from_sibling(self) -> None:
         """Copy the base model of another run that was trained by the same recipe on the same images."""
-        key = load_json(self.folder / "run.json")["base_key"]
         for path in sorted(self.root.glob("*/run.json")):
-            if (path.parent / "history.csv").exists() and load_json(path).get("base_key") == key:
+            if (path.parent / "history.csv").exists() and load_json(path).get("base_key") == self._base_key:
                 for name in ("base.safetensors", "history.csv"):  # the history last: it says that the model is whole
                     beside = self.folder / f".{name}.part"
                     shutil.copyfile(path.parent / name, beside)
@@ -291,10 +288,6 @@ def _load_search(path: Path) -> Search:
 
 def _file_name(method: str) -> str:
     return method.replace(" ", "_").replace("-", "_")
-
-
-def _as_json(parameters: dict[str, Any]) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in parameters.items()}
 
 
 def _peak_memory_gb() -> float:

@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import json
 
@@ -101,7 +102,7 @@ def test_other_parameters_are_refused_and_nothing_is_touched(done, celeba):
 def test_other_images_are_refused(celeba, tmp_path):
     from tests.conftest import make_celeba
 
-    experiment(celeba, tmp_path)
+    experiment(celeba, tmp_path).base_model()
     with pytest.raises(ValueError, match="the images are not the same"):
         experiment(make_celeba(tmp_path / "other", seed=9), tmp_path)
 
@@ -111,6 +112,17 @@ def test_runs_share_a_trained_base(done, celeba, monkeypatch):
     other = experiment(celeba, done.root, run="another name")
     assert torch.equal(other.base_model().heads, done.base_model().heads)
     assert (other.folder / "base.safetensors").exists()
+
+
+def test_a_mistake_is_not_held_against_the_run(celeba, tmp_path):
+    """Parameters that led to nothing are forgotten: the next try may put them right under the same name."""
+    with pytest.raises(ValueError, match="unknown backbone"):
+        experiment(celeba, tmp_path, recipe=dataclasses.replace(RECIPE, backbone="resnet8")).base_model()
+    made = experiment(celeba, tmp_path)
+    with pytest.raises(ValueError, match="epsilon=0"):
+        made.dynamic_weighting(SWARM, tolerance=0.1, spread=0.1, epsilon=0)
+    made.dynamic_weighting(SWARM, tolerance=0.1, spread=0.1, epsilon=0.01)
+    assert made.provenance()["parameters"]["epsilon"] == 0.01
 
 
 def test_bad_names_and_settings(celeba, tmp_path):
