@@ -81,9 +81,8 @@ def summary(labels: pd.DataFrame, split: str = "test") -> pd.DataFrame:
     for method in (name for name in METHODS if name in set(labels.method)):
         change = changes(labels, method, split)
         worsened = int((change.uei_change > 0).sum())
-        rows.append(
-            (method, change.uei.mean(), change.accuracy.mean(), -change.accuracy_change.mean(), worsened, len(change))
-        )
+        loss = (change.accuracy_base - change.accuracy).mean()
+        rows.append((method, change.uei.mean(), change.accuracy.mean(), loss, worsened, len(change)))
     return pd.DataFrame(rows, columns=["method", "uei", "accuracy", "accuracy_loss", "worsened", "labels"])
 
 
