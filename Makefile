@@ -5,7 +5,7 @@ DATA ?=
 RUN ?=
 BIN := .venv/bin
 
-.PHONY: help book test lab lint clean
+.PHONY: help book data-given test lab lint clean
 
 help:
 	@echo "make book DATA=<folder in CelebA layout> [PARAMS=params/photographs.yml] [RUN=name]   execute and render the book"
@@ -20,9 +20,11 @@ help:
 	$(BIN)/python -m pip install --quiet --editable '.[book,test]'
 	touch $@
 
-book: .venv/installed
-	@test -n "$(DATA)" || { echo "make book needs DATA=<folder in CelebA layout>; an embedded dataset is on its way"; exit 2; }
+book: data-given .venv/installed
 	$(BIN)/fairnb book --params $(PARAMS) -p data_root='$(DATA)' $(if $(RUN),--run $(RUN))
+
+data-given:
+	@test -n "$(DATA)" || { echo "make book needs DATA=<folder in CelebA layout>; an embedded dataset is on its way"; exit 2; }
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest $(PYTEST)

@@ -9,16 +9,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import papermill
 import yaml
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from fairnb.messages import unknown
+from fairnb.messages import check_run_name, unknown
 
 Parameters = dict[str, Any]
+
+
+class Typed(str):
+    """A value as it was typed on the command line; the parameter's default says how to read it."""
 
 
 class ChapterError(RuntimeError):
@@ -60,7 +66,7 @@ def defaults(notebook: Path) -> Parameters:
 
 
 def read_parameters(file: Path | None, assignments: list[str]) -> Parameters:
-    """Values from a YAML file, then from `key=value` words, which win. Values are read as YAML: `3`, `1e-4`, `[a, b]`.
+    """Values from a YAML file, then from `key=value` words, which win and are read when the parameter's type is known.
 
     Raises:
         FileNotFoundError: if the file is not there.
@@ -80,8 +86,8 @@ def read_parameters(file: Path | None, assignments: list[str]) -> Parameters:
         key, equals, value = assignment.partition("=")
         if not equals:
             raise ValueError(f"-p {assignment}: expected key=value")
-        values[key.strip()] = _parse(value)
-    return {key: _parse(value) if isinstance(value, str) else value for key, value in values.items()}
+        values[key.strip()] = Typed(value)
+    return values
 
 
 def check_parameters(values: Parameters, known: dict[str, Parameters]) -> Parameters:
@@ -100,8 +106,10 @@ def check_parameters(values: Parameters, known: dict[str, Parameters]) -> Parame
         if name not in default:
             raise ValueError(unknown("parameter", name, default))
         wanted = type(default[name])
-        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+        if isinstance(value, Typed):
+            value = str(value) if wanted is str else _parse(value)
+        if wanted is float and isinstance(value, int | str) and not isinstance(value, bool):
+            value = _float(value)
         if wanted is str and value is None:
             value = ""
         if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
@@ -127,17 +135,19 @@ def run_chapters(root: Path, wanted: list[str], values: Parameters, say: Callabl
     names = choose(wanted, notebooks)
     known = {name: defaults(path) for name, path in notebooks.items()}
     values = check_parameters(values, known)
-    run = str(values.get("run", known[names[0]]["run"]))
-    folder = root / "runs" / run / "chapters"
+    merged = {name: value for parameters in known.values() for name, value in parameters.items()} | values
+    check_run_name(merged["run"])
+    check_settings_together(merged)
+    folder = root / "runs" / merged["run"] / "chapters"
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         say(f"{name} …")
         start = time.perf_counter()
-        out = folder / f"{name}.ipynb"
+        out, failed = folder / f"{name}.ipynb", folder / f"{name}.failed.ipynb"  # a failure leaves an older success alone
         try:
             papermill.execute_notebook(
                 notebooks[name],
-                out,
+                failed,
                 parameters={key: value for key, value in values.items() if key in known[name]},
                 kernel_name="python3",
                 cwd=root,
@@ -146,9 +156,29 @@ def run_chapters(root: Path, wanted: list[str], values: Parameters, say: Callabl
             )
         except PapermillExecutionError as error:
             reason = re.sub(r"\x1b\[[0-9;]*m", "", f"{error.ename}: {error.evalue}")
-            raise ChapterError(f"{name}, cell {error.cell_index}: {reason}\nThe notebook is kept in {out}") from None
+            raise ChapterError(f"{name}, cell {error.cell_index}: {reason}\nThe notebook is kept in {failed}") from None
+        except DeadKernelError:
+            raise ChapterError(f"{name}: its process was ended from outside, perhaps for want of memory") from None
+        failed.replace(out)
         say(f"{name} done in {time.perf_counter() - start:.0f} s")
     return folder
+
+
+def check_settings_together(values: Parameters) -> None:
+    """Refuse, before the first chapter runs, what would only fail in a later one.
+
+    Raises:
+        ValueError: with the value and what it must be.
+    """
+    from fairnb.mopso import Swarm  # these import torch, which takes seconds
+    from fairnb.strategies import check_settings
+    from fairnb.training import Recipe, resolve
+
+    for kind in (Recipe, Swarm):
+        kind(**{field.name: values[field.name] for field in fields(kind) if field.name in values})
+    if {"tolerance", "spread", "epsilon"} <= values.keys():
+        check_settings(values["tolerance"], values["spread"], values["epsilon"])
+    resolve(values.get("device", "auto"))
 
 
 def build_book(root: Path, executed: Path, say: Callable[[str], None] = print) -> Path:
@@ -172,11 +202,16 @@ def build_book(root: Path, executed: Path, say: Callable[[str], None] = print) -
 
 
 def _parse(text: str) -> Any:
-    """A word as YAML reads it, and numbers like 1e-4 too, which YAML 1.1 takes for text."""
+    """A word as YAML reads it: `3`, `[Bald, Young]`, `true`."""
     try:
-        value = yaml.safe_load(text) if text else ""
+        return yaml.safe_load(text)
     except yaml.YAMLError:
         return text
-    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+
+
+def _float(value: int | str) -> float | str:
+    """A number, also one like 1e-4, which YAML 1.1 takes for text; other text stays as it is."""
+    try:
         return float(value)
-    return value
+    except ValueError:
+        return str(value)

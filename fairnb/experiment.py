@@ -2,7 +2,7 @@
 
     experiment = Experiment("demo", data="celeba", data_root="~/data/celeba", recipe=Recipe(epochs=10))
     base = experiment.base_model()                                    # trained once, then loaded
-    search = experiment.multi_task(Swarm(), tolerance=0.05, spread=1.0)
+    search = experiment.multi_task(Swarm(), tolerance=0.05, spread=0.1)
     experiment.labels()                                               # method, split, label, analysed, accuracy, uei
 
 Each stage is a call that computes its result or loads the file it left; nothing flows backwards.
@@ -10,6 +10,7 @@ Each stage is a call that computes its result or loads the file it left; nothing
 
 from __future__ import annotations
 
+import io
 import platform
 import shutil
 import subprocess
@@ -29,11 +30,22 @@ from torch import Tensor
 from fairnb import strategies, tables
 from fairnb.data import Faces, open_dataset
 from fairnb.files import content_key, load_json, load_tensors, save_json, save_table, save_tensors
+from fairnb.messages import check_run_name
 from fairnb.model import MultiLabelNet
 from fairnb.mopso import Fronts, Swarm
 from fairnb.strategies import Search
 from fairnb.tables import METHODS
-from fairnb.training import BaseModel, Features, Recipe, apply, extract_features, make_fabric, recipe_key, train_base
+from fairnb.training import (
+    BaseModel,
+    Features,
+    Recipe,
+    apply,
+    extract_features,
+    make_fabric,
+    recipe_key,
+    resolve,
+    train_base,
+)
 
 PACKAGES = ("fairnb", "torch", "torchvision", "lightning", "numpy", "scikit-learn")
 
@@ -91,18 +103,17 @@ class Experiment:
             ValueError: for bad values, see what is called, and where the run was made with other parameters.
             FileNotFoundError: where data is missing.
         """
-        if not run or Path(run).name != run or run.startswith(".") or run == "cache":
-            raise ValueError(f"run={run!r} must be a plain folder name (and not 'cache', where decoded images lie)")
+        check_run_name(run)
         if min_positives < 1:
             raise ValueError(f"min_positives={min_positives} must be at least 1: without positives there is no score")
-        self.device = str(make_fabric(device, "32-true").device.type)
+        self.device, _ = resolve(device)
         self.root = project_root() / runs
         self.folder = self.root / run
         self.recipe = recipe
         place = project_root() / Path(data_root).expanduser() if str(data_root) else ""
         self.faces: Faces = open_dataset(data, place, sensitive, targets, max_images)
         self.analysed = self.faces.analysed(not_analysed, min_positives)
-        self._data_root, self._base_key = str(data_root), content_key(recipe_key(self.faces, recipe))
+        self._data_root, self._base_key = str(data_root), content_key(recipe_key(self.faces, recipe, device))
         known = self._with(
             data=data,
             sensitive=sensitive,
@@ -153,7 +164,7 @@ class Experiment:
         return self._search("multi-task", swarm, tolerance=tolerance, spread=spread)
 
     def _search(self, method: str, swarm: Swarm, **settings: float) -> Search:
-        known = self._with(**asdict(swarm), **settings)  # before the work: may the run have these parameters?
+        parameters = self._with(**asdict(swarm), **settings)["parameters"]  # refuses, before the work, what does not fit
         path = self.folder / f"{_file_name(method)}.safetensors"
         if path.exists():
             return _load_search(path)
@@ -165,7 +176,7 @@ class Experiment:
             search = find(valid, heads, swarm, searched=self.analysed, seed=self.recipe.seed, **settings)
             self._write_results(method, features, search.heads)
             _save_search(path, search)
-        self._note(parameters=known["parameters"])
+        self._note(parameters=self.provenance()["parameters"] | parameters)
         return _load_search(path)  # on the CPU, and the same as a later call returns
 
     # ------------------------------------------------------------------ tables
@@ -186,8 +197,9 @@ class Experiment:
     def _merge(self, name: str, new: pd.DataFrame) -> None:
         """Put a method's rows in place of its former ones; methods stay in the order of `METHODS`."""
         path = self.folder / name
+        new = _as_text(io.StringIO(new.to_csv(index=False)))
         if path.exists():
-            old = pd.read_csv(path)
+            old = _as_text(path)
             new = pd.concat([old[~old.method.isin(new.method)], new])
         save_table(path, new.sort_values("method", key=lambda m: m.map(METHODS.index), kind="stable"))
 
@@ -221,7 +233,7 @@ class Experiment:
             f"{name} was {old[name]!r}, now {value!r}" for name, value in parameters.items() if old.get(name, value) != value
         ]
         if not differ and known["base_key"] != self._base_key:
-            differ = [f"the images are not the same (they were read from {known['data_root']!r})"]
+            differ = [f"images or annotations are not the same (they were read from {known['data_root']!r})"]
         if differ:
             raise ValueError(
                 f"{self.folder} was made with other parameters: {'; '.join(differ)}.\n"
@@ -240,7 +252,12 @@ class Experiment:
         yield
         known = self.provenance()
         seconds = known["seconds"] | {stage: round(time.perf_counter() - start, 3)}
-        self._note(seconds=seconds, peak_memory_gb=round(max(known["peak_memory_gb"], _peak_memory_gb()), 3))
+        gpu = torch.cuda.max_memory_allocated() / 1e9 if self.device == "cuda" else 0.0
+        self._note(
+            seconds=seconds,
+            peak_memory_gb=round(max(known["peak_memory_gb"], _peak_memory_gb()), 3),
+            peak_gpu_memory_gb=round(max(known["peak_gpu_memory_gb"], gpu), 3),
+        )
 
     def _new_run(self) -> dict[str, Any]:
         return {
@@ -252,18 +269,25 @@ class Experiment:
             "device": {"type": self.device, "name": _device_name(self.device), "threads": torch.get_num_threads()},
             "git_revision": _git_revision(),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            "base_from": self.folder.name,
             "seconds": {},
             "peak_memory_gb": 0.0,
+            "peak_gpu_memory_gb": 0.0,
         }
 
     def _take_from_sibling(self) -> None:
         """Copy the base model of another run that was trained by the same recipe on the same images."""
         for path in sorted(self.root.glob("*/run.json")):
-            if (path.parent / "history.csv").exists() and load_json(path).get("base_key") == self._base_key:
+            try:
+                other = load_json(path)
+            except ValueError:
+                continue  # a damaged run is no reason not to begin another
+            if (path.parent / "history.csv").exists() and other.get("base_key") == self._base_key:
                 for name in ("base.safetensors", "history.csv"):  # the history last: it says that the model is whole
                     beside = self.folder / f".{name}.part"
                     shutil.copyfile(path.parent / name, beside)
                     beside.replace(self.folder / name)
+                self._note(base_from=other["base_from"])
                 return
 
 
@@ -284,6 +308,11 @@ def _load_search(path: Path) -> Search:
     )
     uei, acc = list(saved["uei"].split(sizes)), list(saved["accuracy"].split(sizes))
     return Search(fronts, uei, acc, saved["picked"].tolist(), saved["heads"])
+
+
+def _as_text(table: Path | io.StringIO) -> pd.DataFrame:
+    """A CSV table with every field as it is written: numbers that are only copied keep their last digit."""
+    return pd.read_csv(table, dtype=str, keep_default_na=False)
 
 
 def _file_name(method: str) -> str:

@@ -1,4 +1,4 @@
-"""Words that help whoever made a typing mistake."""
+"""Words that help whoever made a mistake."""
 
 from __future__ import annotations
 
@@ -22,3 +22,13 @@ def some(names: Iterable[str], most: int = 5) -> str:
     names = list(names)
     more = f", … ({len(names) - most:,} more)" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def check_run_name(run: str) -> None:
+    """Refuse a run's name that is no plain folder name.
+
+    Raises:
+        ValueError: for a path, a hidden folder, nothing, or 'cache', where decoded images lie.
+    """
+    if not run or run != run.strip() or run.startswith(".") or "/" in run or "\\" in run or run == "cache":
+        raise ValueError(f"run={run!r} must be a plain folder name (and not 'cache', where decoded images lie)")

@@ -87,7 +87,7 @@ def build_model(
             raise ValueError(unknown(f"weights of {backbone}", weights, known.__members__))
         chosen = known[weights]
     with torch.random.fork_rng(devices=[]):  # nn's initialisers draw from the global generator: leave it as it was
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         network = _load(backbone, chosen)
         features = _remove_classifier(network)
         return MultiLabelNet(network, features, hidden, labels, dropout)

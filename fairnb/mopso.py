@@ -47,8 +47,10 @@ class Swarm:
         for name in ("particles", "repository", "divisions"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.iterations < 0 or self.noise < 0 or not 0 <= self.accept_worse <= 1:
-            raise ValueError("iterations and noise must not be negative, accept_worse must lie in [0, 1]")
+        if self.iterations < 0 or not 0 <= self.noise < float("inf") or not 0 <= self.accept_worse <= 1:
+            raise ValueError(
+                f"iterations={self.iterations} and noise={self.noise} must not be negative, accept_worse in [0, 1]"
+            )
         for name in ("inertia", "cognitive", "social"):
             low, high = getattr(self, name)
             if not low <= high:

@@ -100,9 +100,8 @@ def dynamic_weighting(
     Raises:
         ValueError: if no label is searched, or tolerance, epsilon or spread is negative.
     """
-    where = _searched(searched, heads, tolerance, spread)
-    if epsilon <= 0:
-        raise ValueError(f"epsilon={epsilon} must be above 0: it keeps the weights finite")
+    check_settings(tolerance, spread, epsilon)
+    where = _searched(searched, heads)
     start = heads[where].to(valid.x.device)
     score = _scorer(valid, where)
 
@@ -137,7 +136,8 @@ def multi_task(
     Raises:
         ValueError: if no label is searched, or tolerance or spread is negative.
     """
-    where = _searched(searched, heads, tolerance, spread)
+    check_settings(tolerance, spread)
+    where = _searched(searched, heads)
     start = heads[where].to(valid.x.device)
     score = _scorer(valid, where)
 
@@ -159,10 +159,20 @@ def multi_task(
     return Search(fronts, uei, acc, picked, _with_heads(heads, where, torch.stack(found)))
 
 
-def _searched(searched: Tensor | None, heads: Tensor, tolerance: float, spread: float) -> Tensor:
-    """Indices of the labels searched, int64 on the CPU, after a look at the other arguments."""
-    if tolerance < 0 or spread < 0:
+def check_settings(tolerance: float, spread: float, epsilon: float = 1.0) -> None:
+    """Refuse settings that no search can use.
+
+    Raises:
+        ValueError: if tolerance or spread is negative, or epsilon not above 0.
+    """
+    if not tolerance >= 0 or not spread >= 0:
         raise ValueError(f"tolerance={tolerance} and spread={spread} must not be negative")
+    if not epsilon > 0:
+        raise ValueError(f"epsilon={epsilon} must be above 0: it keeps the weights finite")
+
+
+def _searched(searched: Tensor | None, heads: Tensor) -> Tensor:
+    """Indices of the labels searched, int64 on the CPU."""
     where = torch.arange(len(heads)) if searched is None else searched.cpu().nonzero().squeeze(1)
     if not len(where):
         raise ValueError("no label is searched: searched is False for all of them")

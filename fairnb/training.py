@@ -64,6 +64,8 @@ class Recipe:
             raise ValueError(f"image_size={self.image_size} is cut out of resize={self.resize}: it cannot be larger")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate={self.learning_rate} must be above 0")
+        if not self.weight_decay >= 0 or not 0 <= self.dropout < 1:
+            raise ValueError(f"weight_decay={self.weight_decay} must not be negative, dropout={self.dropout} in [0, 1)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +112,8 @@ class Features:
         return Features(self.x.to(device), self.labels.to(device), self.group.to(device), self.groups)
 
 
-def make_fabric(device: str = "auto", precision: str = "auto") -> Fabric:
-    """Fabric on one device.
+def resolve(device: str = "auto", precision: str = "auto") -> tuple[str, str]:
+    """What 'auto' means on this machine: the device and the precision that will be used.
 
     Raises:
         ValueError: for an unknown device (nearest name), or one that this machine does not have.
@@ -125,6 +127,12 @@ def make_fabric(device: str = "auto", precision: str = "auto") -> Fabric:
         device = next((name for name in ("cuda", "mps") if present[name]), "cpu")
     if precision == "auto":
         precision = "bf16-mixed" if _computes_in_bf16(device) else "32-true"
+    return device, precision
+
+
+def make_fabric(device: str = "auto", precision: str = "auto") -> Fabric:
+    """Fabric on one device; for the errors see `resolve`."""
+    device, precision = resolve(device, precision)
     return Fabric(accelerator=device, devices=1, precision=precision)  # type: ignore[arg-type]
 
 
@@ -159,7 +167,7 @@ def train_base(faces: Faces, recipe: Recipe, folder: str | Path, *, cache: str |
     weights_path, history_path, checkpoint_path = (
         folder / name for name in ("base.safetensors", "history.csv", "checkpoint.safetensors")
     )
-    key = content_key(recipe_key(faces, recipe))
+    key = content_key(recipe_key(faces, recipe, device))
     for path in (weights_path, checkpoint_path):
         if path.exists() and load_notes(path).get("recipe") != key:
             raise ValueError(f"{path} was trained by another recipe or on other images: choose another folder")
@@ -182,6 +190,8 @@ def train_base(faces: Faces, recipe: Recipe, folder: str | Path, *, cache: str |
             loss = _train_epoch(fabric, network, optim, faces, pictures, recipe, epoch, title)
             seconds = time.perf_counter() - start
             measured = _validate(fabric, model, faces, recipe, cache)
+            if not math.isfinite(measured["val_map"]):
+                raise ValueError("no validation image carries any label: no epoch can be called the best")
             speed = len(faces.rows("train")) / seconds
             rows.append({"epoch": epoch, "loss": loss, **measured, "seconds": seconds, "images_per_second": speed})
             if measured["val_map"] >= max(row["val_map"] for row in rows):
@@ -202,7 +212,8 @@ def apply(
     """Run a network, or a method of one, over the centre crops of a split: [N, …] on the CPU, in file order."""
     pictures = decode_images(faces.images, recipe.resize, cache)
     batches = _centre_batches(fabric, pictures, faces.rows(split), recipe, split)
-    with fabric.autocast():
+    # TF32 would round the float32 that the features promise
+    with fabric.autocast(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
         return torch.cat([function(batch).float().cpu() for batch in batches])
 
 
@@ -379,14 +390,13 @@ def _load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimi
     return json.loads(load_notes(path)["history"])
 
 
-def recipe_key(faces: Faces, recipe: Recipe) -> dict[str, Any]:
-    """What decides the base model, as JSON: the key under which it is shared between runs."""
-    return {
-        **asdict(recipe),
-        "images": faces.images.fingerprint(),
-        "labels": list(faces.label_names),
-        "sensitive": faces.sensitive,
-    }
+def recipe_key(faces: Faces, recipe: Recipe, device: str = "auto") -> dict[str, Any]:
+    """What decides the base model, as JSON: the key under which it is shared between runs.
+
+    Kind of device and arithmetic are part of it: the same seed gives the same bits only on the same machine.
+    """
+    device, precision = resolve(device, recipe.precision)
+    return {**asdict(recipe), "device": device, "precision": precision, "faces": faces.fingerprint()}
 
 
 __all__ = [

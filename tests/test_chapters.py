@@ -50,12 +50,16 @@ def test_the_papers_values():
     assert len(values["not_analysed"]) == 5  # 34 of 39
 
 
-def test_values_are_read_as_yaml(tmp_path):
+def test_values_are_read_by_their_parameters_type(tmp_path):
     file = tmp_path / "p.yml"
     file.write_text("epochs: 3\nlearning_rate: 1e-4\n")
-    assert read_parameters(file, ["epochs=5", "targets=[Bald, Young]", "run=x=y"]) == {
-        "epochs": 5, "learning_rate": 1e-4, "targets": ["Bald", "Young"], "run": "x=y",
+    words = ["epochs=5", "targets=[Bald, Young]", "run=2024", "data_root=a folder #1", "tolerance=1e-2"]
+    values = check_parameters(read_parameters(file, words), KNOWN)
+    assert values == {
+        "epochs": 5, "learning_rate": 1e-4, "targets": ["Bald", "Young"], "run": "2024", "data_root": "a folder #1",
+        "tolerance": 0.01,
     }  # fmt: skip
+    assert isinstance(values["learning_rate"], float)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +94,10 @@ def test_chapters_are_chosen_by_name_or_number():
         (["run", "chapter_nine"], "unknown chapter"),
         (["run", "--params", "nowhere.yml"], "no parameter file nowhere.yml"),
         (["run", "-p", "epochs"], "expected key=value"),
+        (["run", "--run", "../x"], "must be a plain folder name"),
+        (["run", "1", "-p", "particles=0"], "particles=0 must be at least 1"),
+        (["run", "1", "-p", "epsilon=0"], "epsilon=0.0 must be above 0"),
+        (["run", "1", "-p", "device=cudaa"], "did you mean 'cuda'"),
     ],
 )
 def test_the_command_refuses_in_a_line(monkeypatch, words, message):
@@ -115,9 +123,11 @@ def test_a_failing_chapter_stops_the_run_and_is_kept(tmp_path, monkeypatch):
     assert "02_b" in result.output
     assert "ValueError: not today" in result.output
     done = tmp_path / "runs" / "r" / "chapters"
-    assert sorted(path.name for path in done.iterdir()) == ["01_a.ipynb", "02_b.ipynb"]
-    outputs = [cell.get("outputs") for cell in nbformat.read(done / "01_a.ipynb", 4).cells]
-    assert "42" in str(outputs)
+    assert sorted(path.name for path in done.iterdir()) == ["01_a.ipynb", "02_b.failed.ipynb"]
+    before = (done / "01_a.ipynb").read_bytes()
+    assert b'"42"' in before
+    assert CliRunner().invoke(app, ["run", "1", "-p", "n='word'"]).exit_code == 1  # refused: the older success stays
+    assert (done / "01_a.ipynb").read_bytes() == before
 
 
 def test_no_chapters_is_an_error(tmp_path):

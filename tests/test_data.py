@@ -117,6 +117,8 @@ def test_bad_arguments_are_named(celeba, tmp_path):
         read_celeba(celeba, targets=["Male", "Bald"])
     with pytest.raises(ValueError, match="did you mean 'celeba'"):
         open_dataset("celebA", celeba)
+    with pytest.raises(ValueError, match="max_images=-1"):
+        open_dataset("celeba", celeba, max_images=-1)
     with pytest.raises(ValueError, match="needs data_root"):
         open_dataset("celeba", "")
     (tmp_path / "img_align_celeba.zip").write_bytes(b"PK not a zip")
@@ -156,6 +158,27 @@ def test_unreadable_images_are_all_counted_and_nothing_is_left(tmp_path):
     with pytest.raises(ValueError, match=r"2 of 192 images cannot be decoded: 000004.jpg, 000009.jpg"):
         decode_images(read_celeba(root).images, 18, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_damaged_zip_member_is_counted_too(tmp_path):
+    root = make_celeba(tmp_path / "data", "zip")
+    path = root / "img_align_celeba.zip"
+    data = bytearray(path.read_bytes())
+    data[data.index(b"000003.jpg") + 200] ^= 255  # inside the third picture: its checksum no longer fits
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"1 of 192 images cannot be decoded: 000003\.jpg \(damaged in the zip"):
+        decode_images(read_celeba(root).images, 18, tmp_path / "cache")
+
+
+def test_the_fingerprint_follows_annotations(tmp_path):
+    root = make_celeba(tmp_path)
+    before = read_celeba(root).fingerprint()
+    assert read_celeba(root).fingerprint() == before
+    assert read_celeba(root, sensitive="Young").fingerprint() != before
+    _edit(root / "list_eval_partition.txt", 3, lambda s: s[:-1] + "1")
+    moved = read_celeba(root).fingerprint()
+    _edit(root / "list_attr_celeba.txt", 5, lambda s: s[:-2].rstrip() + (" 1" if s.endswith("-1") else " -1"))
+    assert len({before, moved, read_celeba(root).fingerprint()}) == 3
 
 
 def test_images_of_other_shapes_are_cut_at_their_centre(tmp_path):

@@ -99,11 +99,19 @@ def test_other_parameters_are_refused_and_nothing_is_touched(done, celeba):
     assert {path: path.read_bytes() for path in done.folder.iterdir()} == before
 
 
+def test_a_search_that_comes_first_notes_everything(celeba, tmp_path):
+    whole(celeba, tmp_path)
+    known = experiment(celeba, tmp_path).provenance()["parameters"]
+    assert (known["backbone"], known["min_positives"], known["particles"], known["epsilon"]) == ("resnet18", 2, 12, 0.01)
+    with pytest.raises(ValueError, match="min_positives was 2, now 1"):
+        experiment(celeba, tmp_path, min_positives=1)
+
+
 def test_other_images_are_refused(celeba, tmp_path):
     from tests.conftest import make_celeba
 
     experiment(celeba, tmp_path).base_model()
-    with pytest.raises(ValueError, match="the images are not the same"):
+    with pytest.raises(ValueError, match="images or annotations are not the same"):
         experiment(make_celeba(tmp_path / "other", seed=9), tmp_path)
 
 
@@ -111,6 +119,7 @@ def test_runs_share_a_trained_base(done, celeba, monkeypatch):
     monkeypatch.setattr(training, "_train_epoch", lambda *_: pytest.fail("trained again"))
     other = experiment(celeba, done.root, run="another name")
     assert torch.equal(other.base_model().heads, done.base_model().heads)
+    assert other.provenance()["base_from"] == "one"
     assert (other.folder / "base.safetensors").exists()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as F
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from fairnb.data.images import Images
 from fairnb.files import content_key, write_beside
@@ -51,7 +51,7 @@ def _working_shape(images: Images, size: int) -> tuple[int, int]:
     for index in range(len(images)):
         try:
             height, width = images[index].shape[1:]
-        except (ValueError, OSError, SyntaxError):
+        except (ValueError, OSError):
             continue  # counted with all the others when they are decoded
         scale = size / min(height, width)
         return max(size, int(height * scale)), max(size, int(width * scale))
@@ -67,11 +67,14 @@ def _decode_all(images: Images, shape: tuple[int, int], path: Path) -> None:
     def decode(index: int) -> None:
         try:
             array[index] = _cover(images[index], shape).permute(1, 2, 0).numpy()
-        except (ValueError, OSError, SyntaxError) as error:  # Pillow's plugins raise all three for broken files
-            unreadable.append((images.names[index], str(error).splitlines()[0]))
+        except (ValueError, OSError) as error:
+            unreadable.append((images.names[index], str(error)))
 
     with write_beside(path) as beside, ThreadPoolExecutor(os.cpu_count()) as pool:
         array = np.lib.format.open_memmap(beside, mode="w+", dtype=np.uint8, shape=(len(images), *shape, 3))
+        if hasattr(os, "posix_fallocate"):  # or a disk that fills up later would end the process in mid-air
+            with beside.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, beside.stat().st_size)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # the pool is the parallelism: an image is too small to share out
         try:

@@ -107,9 +107,23 @@ class Faces:
             )
         return keep
 
+    def fingerprint(self) -> str:
+        """Hex digest that changes when an image, a label, a group or a split does: the key of what is made from them."""
+        digest = hashlib.sha256(self.images.fingerprint().encode())
+        digest.update(repr((self.label_names, self.group_names, self.sensitive)).encode())
+        for part in (self.labels, self.group, self.split):
+            digest.update(part.numpy().tobytes())
+        return digest.hexdigest()
+
     def limited(self, images: int) -> Faces:
-        """The first `images` images of every split, for a quick look; all of them where `images` is 0."""
-        if images <= 0:
+        """The first `images` images of every split, for a quick look; all of them where `images` is 0.
+
+        Raises:
+            ValueError: if `images` is negative.
+        """
+        if images < 0:
+            raise ValueError(f"max_images={images} must not be negative; 0 takes all images")
+        if images == 0:
             return self
         rows = torch.cat([self.rows(split)[:images] for split in SPLITS])
         return replace(

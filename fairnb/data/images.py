@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Protocol
 
@@ -77,7 +78,11 @@ class ImageZip:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Tensor:
-        return _decode(self.zip.read(self.members[self.names[index]]))
+        try:
+            data = self.zip.read(self.members[self.names[index]])
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
+            raise ValueError(f"damaged in the zip: {error}") from None
+        return _decode(data)
 
     def fingerprint(self) -> str:
         """See `Images`."""
@@ -93,6 +98,8 @@ def _decode(data: bytes) -> Tensor:
             return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
     except UnidentifiedImageError:
         raise ValueError("not an image") from None  # Pillow would name a buffer in memory
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # what its plugins raise for broken files
+        raise ValueError(str(error) or type(error).__name__) from None
 
 
 def _refuse_missing(names: list[str], present: set[str] | object, source: str) -> None:
