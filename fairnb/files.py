@@ -67,10 +67,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: if the file is damaged, with its path.
     """
-    try:
+    with _whole(path):
         return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} cannot be read as safetensors ({error}): delete it to make it anew") from None
 
 
 def load_notes(path: Path) -> dict[str, str]:
@@ -79,9 +77,15 @@ def load_notes(path: Path) -> dict[str, str]:
     Raises:
         ValueError: if the file is damaged, with its path.
     """
+    with _whole(path), safe_open(path, "pt") as file:
+        return file.metadata() or {}
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Name the file when safetensors finds it damaged."""
     try:
-        with safe_open(path, "pt") as file:
-            return file.metadata() or {}
+        yield
     except SafetensorError as error:
         raise ValueError(f"{path} cannot be read as safetensors ({error}): delete it to make it anew") from None
 

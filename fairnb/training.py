@@ -397,16 +397,3 @@ def recipe_key(faces: Faces, recipe: Recipe, device: str = "auto") -> dict[str, 
     """
     device, precision = resolve(device, recipe.precision)
     return {**asdict(recipe), "device": device, "precision": precision, "faces": faces.fingerprint()}
-
-
-__all__ = [
-    "BaseModel",
-    "Features",
-    "Recipe",
-    "apply",
-    "extract_features",
-    "make_fabric",
-    "recipe_key",
-    "train_base",
-    "weighted_mean_average_precision",
-]
