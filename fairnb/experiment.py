@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from fairnb import strategies, tables
-from fairnb.data import Faces, open_dataset
+from fairnb.data import DRAWN, Faces, open_dataset
 from fairnb.files import content_key, load_json, load_tensors, save_json, save_table, save_tensors
 from fairnb.messages import check_run_name
 from fairnb.model import MultiLabelNet
@@ -74,8 +74,10 @@ class Experiment:
         run: str,
         *,
         data: str,
-        data_root: str | Path,
         recipe: Recipe,
+        data_root: str | Path = "",
+        drawn: Sequence[int] = DRAWN,
+        drawn_seed: int = 0,
         sensitive: str = "Male",
         targets: Sequence[str] = (),
         max_images: int = 0,
@@ -88,9 +90,11 @@ class Experiment:
 
         Args:
             run: its name, a folder name.
-            data: name of a dataset's reader, see `fairnb.data.DATASETS`.
-            data_root: folder of the dataset; relative to the project's root.
+            data: name of a dataset, see `fairnb.data.DATASETS`.
             recipe: what to train; its seed is the seed of the searches too.
+            data_root: folder of a dataset that is read; relative to the project's root.
+            drawn: how many drawn faces to train, validate and test on, where `data` is 'drawn'.
+            drawn_seed: of the drawn faces: another seed gives other people.
             sensitive: attribute that splits people into groups.
             targets: attributes to predict; empty for all but the sensitive one.
             max_images: at most so many images of each split; 0 takes all.
@@ -111,7 +115,7 @@ class Experiment:
         self.folder = self.root / run
         self.recipe = recipe
         place = project_root() / Path(data_root).expanduser() if str(data_root) else ""
-        self.faces: Faces = open_dataset(data, place, sensitive, targets, max_images)
+        self.faces: Faces = open_dataset(data, place, sensitive, targets, max_images, drawn, drawn_seed)
         self.analysed = self.faces.analysed(not_analysed, min_positives)
         self._data_root, self._base_key = str(data_root), content_key(recipe_key(self.faces, recipe, device))
         known = self._with(
@@ -121,6 +125,7 @@ class Experiment:
             max_images=max_images,
             not_analysed=list(not_analysed),
             min_positives=min_positives,
+            **({"drawn": list(drawn), "drawn_seed": drawn_seed} if data == "drawn" else {}),
             **asdict(recipe),
         )
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -233,7 +238,8 @@ class Experiment:
             f"{name} was {old[name]!r}, now {value!r}" for name, value in parameters.items() if old.get(name, value) != value
         ]
         if not differ and known["base_key"] != self._base_key:
-            differ = [f"images or annotations are not the same (they were read from {known['data_root']!r})"]
+            source = repr(known["data_root"]) if known["data_root"] else "drawn"
+            differ = [f"images or annotations are not the same (they were from {source})"]
         if differ:
             raise ValueError(
                 f"{self.folder} was made with other parameters: {'; '.join(differ)}.\n"

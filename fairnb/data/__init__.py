@@ -1,10 +1,11 @@
 """Data: one dataset object, however the images are laid out.
 
+faces = open_dataset("drawn")                                     # drawn on the spot
 faces = open_dataset("celeba", "~/data/celeba", sensitive="Male")
 faces.labels            # bool [N, L]
 faces.group             # int64 [N], 0..G-1
-faces.images[17]        # uint8 [3, H, W], read now
-decode_images(faces.images, size=256, folder="runs/cache")  # uint8 [N, H, W, 3], memory-mapped
+faces.images[17]        # uint8 [3, H, W], read or drawn now
+decode_images(faces.images, size=64, folder="runs/cache")  # uint8 [N, H, W, 3], memory-mapped
 """
 
 from __future__ import annotations
@@ -14,32 +15,59 @@ from pathlib import Path
 
 from fairnb.data.celeba import download_celeba, read_celeba
 from fairnb.data.decoded import decode_images
+from fairnb.data.drawn import draw_faces
 from fairnb.data.faces import SPLITS, Faces
 from fairnb.messages import unknown
 
-__all__ = ["DATASETS", "SPLITS", "Faces", "decode_images", "download_celeba", "open_dataset", "read_celeba"]
+__all__ = [
+    "DATASETS",
+    "DRAWN",
+    "SPLITS",
+    "Faces",
+    "decode_images",
+    "download_celeba",
+    "draw_faces",
+    "open_dataset",
+    "read_celeba",
+]
 
-DATASETS = {"celeba": read_celeba}
+READERS = {"celeba": read_celeba}
+DATASETS = ("drawn", *READERS)
+DRAWN = (6000, 2000, 3000)  # faces for train, valid and test that show the phenomenon in minutes on a CPU
 
 
 def open_dataset(
-    data: str, data_root: str | Path, sensitive: str = "Male", targets: Sequence[str] = (), max_images: int = 0
+    data: str,
+    data_root: str | Path = "",
+    sensitive: str = "Male",
+    targets: Sequence[str] = (),
+    max_images: int = 0,
+    drawn: Sequence[int] = DRAWN,
+    drawn_seed: int = 0,
 ) -> Faces:
-    """Open a dataset by the name of its reader.
+    """Open a dataset by its name.
 
     Args:
-        data: one of `DATASETS`.
-        data_root: the folder that the reader takes; relative to the working directory.
+        data: one of `DATASETS`: "drawn" draws faces, the others read a folder.
+        data_root: the folder to read; relative to the working directory. Empty for "drawn".
         sensitive: the attribute that splits people into groups.
         targets: attributes to predict; empty for all but the sensitive one.
         max_images: at most so many images of each split; 0 takes all of them.
+        drawn: for "drawn", how many faces to train, validate and test on.
+        drawn_seed: for "drawn", the seed of the faces.
 
     Raises:
-        ValueError: for an unknown name, an empty `data_root`, and whatever the reader finds amiss.
+        ValueError: for an unknown name, a `data_root` too few or too many, and whatever is found amiss in the data.
         FileNotFoundError: see the reader.
     """
     if data not in DATASETS:
         raise ValueError(unknown("data", data, DATASETS))
+    if data == "drawn":
+        if str(data_root):
+            raise ValueError(
+                f"data_root={str(data_root)!r} is given, but data='drawn' reads no folder: say data=celeba to read it"
+            )
+        return draw_faces(drawn, drawn_seed, sensitive=sensitive, targets=targets).limited(max_images)
     if not str(data_root):
         raise ValueError(f"data={data!r} needs data_root, the folder in CelebA's layout (make book DATA=<folder>)")
-    return DATASETS[data](data_root, sensitive, targets).limited(max_images)
+    return READERS[data](data_root, sensitive, targets).limited(max_images)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from fairnb.data.faces import SPLITS, Faces
+from fairnb.data.faces import SPLITS, Faces, choose_labels
 from fairnb.data.images import ImageFolder, Images, ImageZip
-from fairnb.messages import some, unknown
+from fairnb.messages import some
 
 # Where the files lie below the folder given: beside each other (Kaggle, torchvision's own folder `celeba`),
 # or in the folders of the official drive.
@@ -44,12 +44,8 @@ def read_celeba(root: str | Path, sensitive: str = "Male", targets: Sequence[str
         raise FileNotFoundError(f"no folder {root}: give the folder that holds list_attr_celeba.txt (or .csv)")
     attribute_file = _find(root, "list_attr_celeba.txt", "list_attr_celeba.csv")
     partition_file = _find(root, "list_eval_partition.txt", "list_eval_partition.csv")
-    header, names, values = _read_attributes(attribute_file)
-    for attribute in (sensitive, *targets):
-        if attribute not in header:
-            raise ValueError(unknown("attribute", attribute, header))
-    if sensitive in targets:
-        raise ValueError(f"{sensitive!r} is the sensitive attribute: it cannot also be a target")
+    header, names, values = read_attributes(attribute_file)
+    kept, group_names = choose_labels(header, sensitive, targets)
     if len(set(names)) != len(names):
         raise ValueError(f"{attribute_file} lists {len(names) - len(set(names)):,} images twice")
 
@@ -59,16 +55,13 @@ def read_celeba(root: str | Path, sensitive: str = "Male", targets: Sequence[str
         raise ValueError(f"{partition_file.name} has no split for {len(unassigned):,} images: {some(unassigned)}")
 
     table = torch.tensor(values, dtype=torch.bool)
-    kept = [column for column, name in enumerate(header) if (name in targets if targets else name != sensitive)]
-    if not kept:
-        raise ValueError(f"{attribute_file} leaves no label to predict beside {sensitive!r}")
     return Faces(
         images=_find_images(root, names),
         labels=table[:, kept],
         group=table[:, header.index(sensitive)].long(),
         split=torch.tensor([partition[name] for name in names]),
         label_names=tuple(header[column] for column in kept),
-        group_names=("female", "male") if sensitive == "Male" else (f"not {sensitive}", sensitive),
+        group_names=group_names,
         sensitive=sensitive,
     )
 
@@ -122,7 +115,7 @@ def _lines(path: Path) -> list[list[str]]:
     return [[word.strip() for word in line.split(separator)] for line in path.read_text().splitlines()]
 
 
-def _read_attributes(path: Path) -> tuple[list[str], list[str], list[list[bool]]]:
+def read_attributes(path: Path) -> tuple[list[str], list[str], list[list[bool]]]:
     """Header, image names and values of an attribute file, official (`.txt`) or Kaggle's (`.csv`)."""
     lines = _lines(path)
     first = 1 if path.suffix == ".csv" else 2  # the official file opens with its number of rows

@@ -64,11 +64,12 @@ def _decode_all(images: Images, shape: tuple[int, int], path: Path) -> None:
         raise OSError(f"{path.parent} has {free / 1e9:.1f} GB free; the decoded images take {needed / 1e9:.1f} GB")
     unreadable: list[tuple[str, str]] = []
 
-    def decode(index: int) -> None:
+    def decode(rows: range) -> None:
         try:
-            array[index] = _cover(images[index], shape).permute(1, 2, 0).numpy()
-        except (ValueError, OSError) as error:
-            unreadable.append((images.names[index], str(error)))
+            for row, image in zip(rows, images.read(rows, min(shape)), strict=True):
+                array[row] = _cover(image, shape).permute(1, 2, 0).numpy()
+        except (ValueError, OSError) as error:  # of a file, which is a block of its own
+            unreadable.append((images.names[rows[0]], str(error)))
 
     with write_beside(path) as beside, ThreadPoolExecutor(os.cpu_count()) as pool:
         array = np.lib.format.open_memmap(beside, mode="w+", dtype=np.uint8, shape=(len(images), *shape, 3))
@@ -78,7 +79,8 @@ def _decode_all(images: Images, shape: tuple[int, int], path: Path) -> None:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # the pool is the parallelism: an image is too small to share out
         try:
-            for _ in tqdm(pool.map(decode, range(len(images))), "decoding images", len(images), leave=False):
+            blocks = [range(start, min(start + images.block, len(images))) for start in range(0, len(images), images.block)]
+            for _ in tqdm(pool.map(decode, blocks), "preparing images", len(blocks), leave=False):
                 pass
         finally:
             torch.set_num_threads(threads)

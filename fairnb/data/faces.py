@@ -16,6 +16,29 @@ from fairnb.messages import unknown
 SPLITS = ("train", "valid", "test")
 
 
+def choose_labels(attributes: Sequence[str], sensitive: str, targets: Sequence[str]) -> tuple[list[int], tuple[str, str]]:
+    """Columns of the attributes to predict, in their own order, and the words for the groups without and with `sensitive`.
+
+    Args:
+        attributes: all that the data have.
+        sensitive: the one that splits people into groups; it is never a target.
+        targets: the ones to predict; empty for all but the sensitive one.
+
+    Raises:
+        ValueError: for an unknown attribute, a target that is the sensitive one, or nothing left to predict.
+    """
+    for attribute in (sensitive, *targets):
+        if attribute not in attributes:
+            raise ValueError(unknown("attribute", attribute, attributes))
+    if sensitive in targets:
+        raise ValueError(f"{sensitive!r} is the sensitive attribute: it cannot also be a target")
+    kept = [column for column, name in enumerate(attributes) if (name in targets if targets else name != sensitive)]
+    if not kept:
+        raise ValueError(f"there is no label to predict beside {sensitive!r}")
+    # for Male, the paper's words
+    return kept, ("female", "male") if sensitive == "Male" else (f"not {sensitive}", sensitive)
+
+
 @dataclass(frozen=True, eq=False)
 class Faces:
     """Images with binary labels, a sensitive attribute and a split each.
@@ -139,7 +162,7 @@ class Chosen:
     """Some of a collection's images, in a given order."""
 
     def __init__(self, images: Images, rows: Tensor) -> None:
-        self.images, self.rows, self.source = images, rows.tolist(), images.source
+        self.images, self.rows, self.source, self.block = images, rows.tolist(), images.source, images.block
         names = images.names
         self.names = [names[row] for row in self.rows]
 
@@ -148,6 +171,10 @@ class Chosen:
 
     def __getitem__(self, index: int) -> Tensor:
         return self.images[self.rows[index]]
+
+    def read(self, rows: Sequence[int], size: int) -> list[Tensor]:
+        """See `Images`."""
+        return self.images.read([self.rows[row] for row in rows], size)
 
     def fingerprint(self) -> str:
         """See `Images`."""

@@ -9,6 +9,7 @@ import hashlib
 import io
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -31,16 +32,36 @@ class Images(Protocol):
     def source(self) -> str:
         """Where they come from, in words, for messages."""
 
+    @property
+    def block(self) -> int:
+        """How many are best read at once."""
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Tensor:
         """Image `index` as uint8 [3, H, W] in 0..255."""
 
+    def read(self, rows: Sequence[int], size: int) -> list[Tensor]:
+        """Several images at once; one that can be had at any size has `size` pixels on its shorter side."""
+
     def fingerprint(self) -> str:
         """Hex digest that changes when any image does: the key of the decoded cache."""
 
 
-class ImageFolder:
+class _Files:
+    """What image files have in common: each is read by itself, at the size that it has."""
+
+    block = 1
+
+    def __getitem__(self, index: int) -> Tensor:
+        raise NotImplementedError
+
+    def read(self, rows: Sequence[int], size: int) -> list[Tensor]:
+        """See `Images`."""
+        return [self[row] for row in rows]
+
+
+class ImageFolder(_Files):
     """Image files in one folder."""
 
     def __init__(self, folder: Path, names: list[str]) -> None:
@@ -62,7 +83,7 @@ class ImageFolder:
         return digest.hexdigest()
 
 
-class ImageZip:
+class ImageZip(_Files):
     """Image files still inside one zip, whatever folder they lie in there."""
 
     def __init__(self, path: Path, names: list[str]) -> None:

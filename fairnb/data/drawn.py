@@ -1,0 +1,160 @@
+"""The embedded dataset: drawn faces whose labels follow CelebA's statistics, for a book that runs with no download.
+
+    faces = draw_faces([4000, 1000, 1000], seed=0)
+    faces.images[17]        # uint8 [3, 64, 64], face 17 drawn alone
+    draw_faces([10, 10, 10], height=218, width=178, sensitive="Young")
+
+`fairnb.data.people` says who is drawn, `fairnb.data.portrait` how.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairnb.data.faces import SPLITS, Faces, choose_labels
+from fairnb.data.people import CELEBA, Statistics, draw_people, read_statistics
+from fairnb.data.portrait import ATTRIBUTES, NUISANCES, SMALLEST, draw_portraits
+from fairnb.files import seeded
+from fairnb.messages import some
+
+SHOWN_ON_MEN = (
+    "5_o_Clock_Shadow", "Bald", "Bushy_Eyebrows", "Chubby", "Double_Chin", "Goatee", "Gray_Hair", "Mustache", "No_Beard",
+    "Receding_Hairline", "Sideburns", "Wearing_Hat", "Wearing_Necktie",
+)  # fmt: skip
+
+
+class DrawnImages:
+    """Portraits that are drawn when they are looked at; each depends on the seed and its own number only."""
+
+    block = 32  # as many as keep their planes within a processor's cache
+    source = "drawn faces"
+
+    def __init__(self, intensity: Tensor, seed: int, height: int, width: int) -> None:
+        """Portraits of people with these intensities, float32 [N, 40], in the order of `ATTRIBUTES`."""
+        self.intensity, self.seed, self.height, self.width = intensity, seed, height, width
+
+    @property
+    def names(self) -> list[str]:
+        """See `Images`."""
+        return [f"drawn face {index}" for index in range(len(self))]
+
+    def __len__(self) -> int:
+        return len(self.intensity)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self._draw([index], self.height, self.width)[0]
+
+    def read(self, rows: Sequence[int], size: int) -> list[Tensor]:
+        """See `Images`: drawn at the size wanted, not scaled to it."""
+        short = min(self.height, self.width)
+        return list(self._draw(rows, max(size, self.height * size // short), max(size, self.width * size // short)))
+
+    def fingerprint(self) -> str:
+        """See `Images`. A few portraits are part of it, so that it changes when the way of drawing does."""
+        digest = hashlib.sha256(repr((self.seed, self.height, self.width)).encode())
+        digest.update(self.intensity.numpy().tobytes())
+        digest.update(self._draw(range(min(16, len(self))), SMALLEST, SMALLEST).numpy().tobytes())
+        return digest.hexdigest()
+
+    def _draw(self, rows: Sequence[int], height: int, width: int) -> Tensor:
+        """Portraits uint8 [len(rows), 3, height, width]."""
+        return draw_portraits(self.intensity[list(rows)], *_accidents(rows, self.seed, height, width))
+
+
+def _accidents(people: Sequence[int], seed: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Accidents [B, NUISANCES] and grain [B, height, width] of these people, each from a generator of its own."""
+    accidents = np.empty((len(people), NUISANCES), np.float32)
+    grain = np.empty((len(people), height, width), np.float32)
+    for place, person in enumerate(people):
+        generator = np.random.Generator(np.random.Philox(key=[seed, person]))
+        generator.random(dtype=np.float32, out=accidents[place])
+        generator.random(dtype=np.float32, out=grain[place])
+    return torch.from_numpy(accidents), torch.from_numpy(grain)
+
+
+def draw_pairs(seed: int = 0, height: int = 64, width: int = 64) -> dict[str, Tensor]:
+    """Every attribute off and on, all else equal and without noise, for a person each: uint8 [2, 3, height, width] each."""
+    pairs = {}
+    for column, name in enumerate(ATTRIBUTES):
+        intensity = torch.full((2, len(ATTRIBUTES)), -1.5)
+        usual = [
+            "No_Beard",
+            "Young",
+            *(["Male"] if name in SHOWN_ON_MEN else []),
+            *([] if "_Hair" in name else ["Brown_Hair"]),
+        ]
+        intensity[:, [ATTRIBUTES.index(other) for other in usual]] = 1.5
+        intensity[:, ATTRIBUTES.index("Attractive")] = 0.5  # few spots, which would draw the eye
+        intensity[:, column] = torch.tensor([-1.5, 1.5])
+        accidents, grain = _accidents([column] * 2, seed, height, width)
+        pairs[name] = draw_portraits(intensity, accidents, torch.full_like(grain, 0.5))
+    return pairs
+
+
+def draw_faces(
+    images: Sequence[int],
+    seed: int = 0,
+    *,
+    sensitive: str = "Male",
+    targets: Sequence[str] = (),
+    height: int = 64,
+    width: int = 64,
+    statistics: str | Path = CELEBA,
+) -> Faces:
+    """Draw a dataset.
+
+    The first so many people of a population are taken, and dealt to the splits at random. A person's portrait and labels
+    depend on the seed and the person's number only; the split depends on the sizes too.
+
+    Args:
+        images: how many for train, valid and test.
+        seed: of the population, from 0.
+        sensitive: the attribute that splits people into groups; it is never a target.
+        targets: attributes to predict; empty for all but the sensitive one.
+        height: of a portrait in pixels, at least 32. `decode_images` draws them anew at its working size.
+        width: likewise.
+        statistics: table that the labels follow, see `fairnb.data.people`; by default that of CelebA.
+
+    Raises:
+        ValueError: for a split without images, a size below 32, a negative seed, an unknown attribute, a target that is the
+            sensitive one, or a table that does not fit.
+        FileNotFoundError: if the table is not there.
+    """
+    if len(images) != len(SPLITS) or not all(isinstance(n, int) and n > 0 for n in images):
+        raise ValueError(f"drawn faces need an image or more for each of {', '.join(SPLITS)}: got {list(images)}")
+    if min(height, width) < SMALLEST:
+        raise ValueError(f"faces cannot be drawn at {height}×{width}: give at least {SMALLEST} pixels each way")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"the seed of the drawn faces must be 0 or more: got {seed}")
+    kept, group_names = choose_labels(ATTRIBUTES, sensitive, targets)
+    intensity, labels = draw_people(0, sum(images), seed, _drawable(statistics))
+    dealt = torch.repeat_interleave(torch.tensor(images))  # 0, 0, …, 1, 1, …, 2, 2, …
+    split = dealt[torch.randperm(len(dealt), generator=seeded("splits of drawn faces", seed))]
+    return Faces(
+        images=DrawnImages(intensity, seed, height, width),
+        labels=labels[:, kept],
+        group=labels[:, ATTRIBUTES.index(sensitive)].long(),
+        split=split,
+        label_names=tuple(ATTRIBUTES[column] for column in kept),
+        group_names=group_names,
+        sensitive=sensitive,
+    )
+
+
+def _drawable(path: str | Path) -> Statistics:
+    """Read a table of statistics, its attributes those that can be drawn.
+
+    Raises:
+        ValueError: if others are in it, or the order is another.
+    """
+    table = read_statistics(path)
+    if table.names != ATTRIBUTES:
+        odd = [name for name in table.names if name not in ATTRIBUTES] or [n for n in ATTRIBUTES if n not in table.names]
+        raise ValueError(f"{path} must list the 40 attributes of CelebA in their order; amiss: {some(odd) or 'the order'}")
+    return table

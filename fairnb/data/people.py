@@ -1,0 +1,146 @@
+"""Who is drawn: intensities and labels with the statistics of CelebA's annotations, and noise where annotators disagree.
+
+A person in group g has two standard normal latents for each attribute, tied by the attribute's clarity ρ:
+
+    picture     v                              correlated between attributes, by a matrix for each group
+    annotators  z = ρ v + √(1 − ρ²) e          their judgement of the picture; e is noise, independent of everything
+    label       y = [z > t]                    with t such that P[y = 1] is the label's share of the group in CelebA
+    intensity   x = v − t / ρ                  what is drawn
+
+So the labels follow a Gaussian copula given the group, seen through noise. P[y = 1 | x] = Φ(x ρ / √(1 − ρ²)) is the same in
+both groups: the best classifier predicts the label where x > 0 and has no use for the group. Where ρ < 1 and the label is
+rare it predicts the label too seldom, US = Φ(−t / ρ) / Φ(−t) < 1, the more so the rarer it is. That is all that moves a
+score from 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from fairnb.files import write_beside
+from fairnb.messages import some
+
+CELEBA = Path(__file__).with_name("celeba_statistics.csv")
+GROUPS = ("without Male", "with Male")
+COLUMNS = ("attribute", "published", "clarity", "share", *(f"share {group}" for group in GROUPS))
+NEVER = 8.0  # standard deviations from the boundary where an attribute is always or never there
+ABOUT = """\
+# Statistics of the first 20,000 rows of CelebA's list_attr_celeba.txt (Liu, Luo, Wang and Tang, ICCV 2015), fitted by
+# scripts/fit_celeba_statistics.py. published: accuracy of MCNN-AUX (Hand and Chellappa, AAAI 2017). clarity: correlation of
+# picture and annotators. share: of the images with the label. The others: correlations of what pictures show, by group.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """What people are drawn from: A attributes, `Male` among them, in the two groups without and with it.
+
+    Attributes:
+        names: the A attributes.
+        published: float64 [A] in 0..1, accuracy of a published network, which the clarity was set by.
+        clarity: float64 [A] in (0, 1], correlation ρ of picture and annotators.
+        share: float64 [A] in 0..1, how often each label occurs.
+        share_of_group: float64 [2, A], the same in each group; 0 and 1 for `Male` itself.
+        correlation: float64 [2, A, A], of the picture's latents in each group.
+    """
+
+    names: tuple[str, ...]
+    published: Tensor
+    clarity: Tensor
+    share: Tensor
+    share_of_group: Tensor
+    correlation: Tensor
+
+    @property
+    def male(self) -> int:
+        """Column of `Male`."""
+        return self.names.index("Male")
+
+    def save(self, path: Path) -> None:
+        """Write the table as CSV, to four digits."""
+        columns = [self.published, self.clarity, self.share, *self.share_of_group, *self.correlation.flatten(0, 1)]
+        values = pd.DataFrame(torch.stack(columns, dim=1).numpy(), columns=_columns(self.names)[1:])
+        with write_beside(path) as beside, beside.open("w") as file:
+            file.write(ABOUT)
+            values.set_index(pd.Index(self.names, name="attribute")).to_csv(file, float_format="%.4f")
+
+
+def read_statistics(path: str | Path = CELEBA) -> Statistics:
+    """Read a table that `Statistics.save` wrote.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: with what does not fit: a column, a value that is no number, a share or clarity out of its range,
+            correlations that no people could have.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no table of statistics {path}")
+    try:
+        table = pd.read_csv(path, comment="#", index_col="attribute")
+    except ValueError as error:  # pandas' parser errors are ValueErrors
+        raise ValueError(f"{path} is no table of statistics: {error}") from None
+    names = tuple(table.index)
+    wanted = _columns(names)[1:]
+    if missing := [column for column in wanted if column not in table]:
+        raise ValueError(f"{path}: {len(missing):,} columns are missing: {some(missing)}")
+    if "Male" not in names:
+        raise ValueError(f"{path} has no attribute 'Male', whose groups the shares are given for")
+    values = table[wanted].apply(pd.to_numeric, errors="coerce")
+    if (gaps := values.isna().any(axis=1)).any():
+        raise ValueError(f"{path}: values are missing or no numbers for {some(values.index[gaps])}")
+    columns = torch.tensor(values.to_numpy(), dtype=torch.float64).T
+    count = len(names)
+    shares, correlation = columns[[0, 1, 2, 3, 4]], columns[5:].reshape(2, count, count)
+    if not bool(((shares >= 0) & (shares <= 1)).all()) or not bool((columns[1] > 0).all()):
+        raise ValueError(f"{path}: published accuracy and shares lie within 0 to 1, clarity above 0 and up to 1")
+    for group, matrix in zip(GROUPS, correlation, strict=True):
+        ones = bool((matrix.diagonal() == 1).all())
+        if not ones or not torch.equal(matrix, matrix.T) or torch.linalg.eigvalsh(matrix)[0] <= 0:
+            raise ValueError(f"{path}: the columns {group!r} are no correlation matrix")
+    return Statistics(names, columns[0], columns[1], columns[2], columns[3:5], correlation)
+
+
+def _columns(names: tuple[str, ...]) -> list[str]:
+    return [*COLUMNS, *(f"{name} {group}" for group in GROUPS for name in names)]
+
+
+def draw_people(first: int, count: int, seed: int, statistics: Statistics) -> tuple[Tensor, Tensor]:
+    """People `first` to `first + count` of an endless population; the same person comes out however many are drawn.
+
+    The latents are points of a scrambled Sobol sequence, which fills the space more evenly than independent draws: a
+    population has CelebA's shares to about a third of a percent, whatever the seed.
+
+    Args:
+        first: number of the first person, from 0.
+        count: how many.
+        seed: of the population.
+        statistics: what they follow.
+
+    Returns:
+        Intensities, float32 [count, A], in standard deviations from the boundary of the best classifier, and labels,
+        bool [count, A].
+    """
+    clarity, male, size = statistics.clarity, statistics.male, len(statistics.names)
+    sequence = torch.quasirandom.SobolEngine(2 * size, scramble=True, seed=seed).fast_forward(first)
+    latents = torch.special.ndtri(sequence.draw(count, dtype=torch.float64).clamp(1e-9, 1 - 1e-9))
+    picture, noise = latents.split(size, dim=1)
+    noise = (1 - clarity**2).sqrt() * noise
+
+    threshold = -torch.special.ndtri(statistics.share)[male]
+    is_male = clarity[male] * picture[:, male] + noise[:, male] > threshold
+    roots = torch.linalg.cholesky(statistics.correlation)
+    tied = torch.zeros_like(picture)
+    for column in range(size):  # not a matrix product: its last bit may depend on how many people are drawn
+        root = torch.where(is_male.unsqueeze(1), roots[1, :, column], roots[0, :, column])
+        tied = tied + picture[:, column, None] * root
+    picture = tied
+    thresholds = -torch.special.ndtri(statistics.share_of_group)[is_male.long()]
+    thresholds[:, male] = threshold
+    labels = clarity * picture + noise > thresholds
+    return (picture - thresholds / clarity).clamp(-NEVER, NEVER).float(), labels
