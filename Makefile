@@ -1,16 +1,17 @@
 # Two commands, each of which sets up what it needs: `make book` and `make test`.
 PYTHON ?= python3
-PARAMS ?= params/demo.yml
+PARAMS ?= $(if $(DATA),params/photographs.yml,params/demo.yml)
 DATA ?=
 RUN ?=
 BIN := .venv/bin
 
-.PHONY: help book data-given test lab lint clean
+.PHONY: help book test lab lint clean
 
 help:
-	@echo "make book DATA=<folder in CelebA layout> [PARAMS=params/photographs.yml] [RUN=name]   execute and render the book"
-	@echo "make test                                                                           tests, linter, types"
-	@echo "make lab                                                                            JupyterLab on the notebooks"
+	@echo "make book                                                    execute and render the book, on drawn faces"
+	@echo "make book DATA=<folder in CelebA layout> [PARAMS=…] [RUN=…]  the same on photographs"
+	@echo "make test                                                    tests, linter, types"
+	@echo "make lab                                                     JupyterLab on the notebooks"
 
 # The environment is made once, and again when the list of dependencies changes.
 .venv/installed: pyproject.toml
@@ -20,11 +21,8 @@ help:
 	$(BIN)/python -m pip install --quiet --editable '.[book,test]'
 	touch $@
 
-book: data-given .venv/installed
-	$(BIN)/fairnb book --params $(PARAMS) -p data_root='$(DATA)' $(if $(RUN),--run $(RUN))
-
-data-given:
-	@test -n "$(DATA)" || { echo "make book needs DATA=<folder in CelebA layout>; an embedded dataset is on its way"; exit 2; }
+book: .venv/installed
+	$(BIN)/fairnb book --params $(PARAMS) $(if $(DATA),-p data=celeba -p data_root='$(DATA)') $(if $(RUN),--run $(RUN))
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest $(PYTEST)

@@ -13,14 +13,27 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import papermill
 import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
+from fairnb.files import load_json
 from fairnb.messages import check_run_name, unknown
 
 Parameters = dict[str, Any]
+
+# What a page says at its top, by the dataset that its run used.
+BANNERS = {
+    "drawn": """\
+```{warning}
+**Drawn faces.** Nobody on this page exists. The faces are drawn, and their labels follow the statistics of CelebA's
+annotations. The numbers show how the method behaves; none of them is a finding about people. See
+{doc}`/chapters/00_the_drawn_faces`.
+```
+"""
+}
 
 
 class Typed(str):
@@ -49,10 +62,10 @@ def choose(wanted: list[str], known: dict[str, Path]) -> list[str]:
     Raises:
         ValueError: for a chapter that is not there (nearest name).
     """
-    by_number = {str(int(name[:2])): name for name in known}
+    by_number = {int(name[:2]): name for name in known}
     names = []
     for word in wanted:
-        name = by_number.get(word.lstrip("0"), word.removesuffix(".ipynb"))
+        name = by_number.get(int(word) if word.isdecimal() else -1, word.removesuffix(".ipynb"))
         if name not in known:
             raise ValueError(unknown("chapter", word, known))
         names.append(name)
@@ -190,15 +203,25 @@ def build_book(root: Path, executed: Path, say: Callable[[str], None] = print) -
     target = root / "book" / "chapters"
     shutil.rmtree(target, ignore_errors=True)  # nothing of an earlier run may stay behind
     target.mkdir(parents=True)
+    banner = BANNERS.get(load_json(executed.parent / "run.json")["parameters"]["data"], "")
     for name in chapters(root):
-        shutil.copyfile(executed / f"{name}.ipynb", target / f"{name}.ipynb")
-    shutil.copyfile(executed.parent / "comparison.png", target / "comparison.png")  # the introduction shows it
+        page = nbformat.read(executed / f"{name}.ipynb", as_version=4)
+        _put_below_title(page, banner)
+        nbformat.write(page, target / f"{name}.ipynb")
+    (target / "banner.md").write_text(banner or "% This run's images are photographs.\n")  # the introduction includes it
+    shutil.copyfile(executed.parent / "comparison.png", target / "comparison.png")  # and shows this
     say("rendering the book …")
     program = Path(sys.executable).with_name("jupyter-book")
     command = [str(program), "build", "book", "--path-output", "book", "--all", "-W", "-n", "--keep-going", "--quiet"]
     if subprocess.run(command, cwd=root).returncode:
         raise ChapterError("the book was not rendered: see the warnings above")
     return root / "book" / "_build" / "html" / "index.html"
+
+
+def _put_below_title(page: nbformat.NotebookNode, text: str) -> None:
+    """Put a passage between a page's title, the first line of its first cell, and what follows."""
+    title, _, rest = page.cells[0].source.partition("\n")
+    page.cells[0].source = f"{title}\n\n{text}\n{rest}" if text else page.cells[0].source
 
 
 def _parse(text: str) -> Any:

@@ -6,11 +6,14 @@ figure survives black-and-white print.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from fairnb.strategies import Search
 from fairnb.tables import METHODS
@@ -25,6 +28,26 @@ def set_style() -> None:
     """Seaborn's look for every figure that follows: white grid, type that is legible in print."""
     sns.set_theme(context="notebook", style="whitegrid", font_scale=0.9)
     plt.rcParams |= {"figure.dpi": 110, "savefig.bbox": "tight", "axes.titlesize": "medium"}
+
+
+def portraits(images: Sequence[Tensor], titles: Sequence[str], columns: int = 8) -> Figure:
+    """Pictures in rows, a title above each.
+
+    Args:
+        images: uint8 [3, H, W] each, of one size.
+        titles: one for each; an underscore is shown as a space.
+        columns: pictures in a row.
+    """
+    rows = -(-len(images) // columns)
+    height, width = images[0].shape[1:]
+    size = (11, rows * (11 / columns * height / width + 0.22))
+    figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    for axis in grid.flat:
+        axis.set_axis_off()
+    for axis, image, title in zip(grid.flat, images, titles, strict=False):
+        axis.imshow(image.permute(1, 2, 0).numpy())
+        axis.set_title(title.replace("_", " "), fontsize=7, pad=2)
+    return figure
 
 
 def prevalence(table: pd.DataFrame) -> Figure:
