@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -46,7 +47,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "fairnb"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-        seconds, gigabytes = run_book(clone, arguments.data_root.resolve())
+        words = ["--params", "params/photographs.yml", "-p", f"data_root={arguments.data_root.resolve()}"]
+        seconds, gigabytes = run_book(clone, words)
         run = clone / "runs" / "photographs"
         if arguments.keep:
             arguments.keep.mkdir(parents=True, exist_ok=True)
@@ -77,11 +79,11 @@ def main() -> int:
     return int(not all(kept for *_, kept in claims))
 
 
-def run_book(clone: Path, data_root: Path) -> tuple[float, float]:
-    """Seconds of `fairnb book`, and the most memory of its processes together in 10⁹ bytes."""
-    command = [str(Path(sys.executable).with_name("fairnb")), "book", "--params", "params/photographs.yml"]
+def run_book(clone: Path, words: list[str]) -> tuple[float, float]:
+    """Seconds of `fairnb book` with these words, and the most memory of its processes together in 10⁹ bytes."""
+    command = [str(Path(sys.executable).with_name("fairnb")), "book", *words]
     start = time.perf_counter()
-    process = subprocess.Popen([*command, "-p", f"data_root={data_root}"], cwd=clone)
+    process = subprocess.Popen(command, cwd=clone, env=os.environ | {"PYTHONPATH": str(clone)})  # the clone's own package
     most = [0]
 
     def sample() -> None:
