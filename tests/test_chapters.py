@@ -1,13 +1,15 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
 import yaml
 from typer.testing import CliRunner
 
-from fairnb.chapters import chapters, check_parameters, choose, defaults, read_parameters, run_chapters
+from fairnb.chapters import build_book, chapters, check_parameters, choose, defaults, read_parameters, run_chapters
 from fairnb.cli import app
+from fairnb.data import DRAWN
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = chapters(ROOT)
@@ -43,6 +45,14 @@ def test_a_parameter_has_one_default_in_every_chapter():
 def test_parameter_files_fit_the_chapters(path):
     values = check_parameters(read_parameters(path, []), KNOWN)
     assert values["run"] == path.stem
+
+
+def test_the_demo_draws_the_default_faces():
+    demo = read_parameters(ROOT / "params" / "demo.yml", [])
+    for name in ("data", "drawn", "drawn_seed", "sensitive", "min_positives"):
+        assert demo[name] == KNOWN["01_exposing_bias"][name]
+    assert demo["data"] == "drawn"
+    assert tuple(demo["drawn"]) == DRAWN
 
 
 def test_the_papers_values():
@@ -143,3 +153,29 @@ def test_the_books_contents_name_every_chapter():
     files = [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
     assert sorted(name for name in files if name.startswith("chapters/")) == [f"chapters/{name}" for name in NOTEBOOKS]
     assert all((ROOT / "book" / f"{name}.md").exists() for name in files if not name.startswith("chapters/"))
+
+
+@pytest.mark.parametrize("data", ["drawn", "celeba"])
+def test_a_page_says_at_its_top_that_its_faces_are_drawn(tmp_path, monkeypatch, data):
+    """The page and the introduction's banner, as they are handed to Jupyter Book."""
+    (tmp_path / "notebooks").mkdir()
+    run = tmp_path / "runs" / "r"
+    (run / "chapters").mkdir(parents=True)
+    page = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Title\n\nText.")])
+    for folder in (tmp_path / "notebooks", run / "chapters"):
+        nbformat.write(page, folder / "01_a.ipynb")
+    (run / "run.json").write_text(json.dumps({"parameters": {"data": data}}))
+    (run / "comparison.png").touch()
+    monkeypatch.setattr("fairnb.chapters.subprocess.run", lambda *_, **__: SimpleNamespace(returncode=0))
+    build_book(tmp_path, run / "chapters", lambda _: None)
+    shown = nbformat.read(tmp_path / "book" / "chapters" / "01_a.ipynb", as_version=4).cells[0].source
+    banner = (tmp_path / "book" / "chapters" / "banner.md").read_text()
+    if data == "drawn":
+        title, _, rest = shown.partition("\n")
+        assert title == "# Title"
+        assert rest.strip().startswith("```{warning}\n**Drawn faces.** Nobody on this page exists.")
+        assert rest.endswith("Text.")
+        assert banner in shown
+    else:
+        assert shown == "# Title\n\nText."
+        assert "drawn" not in banner.lower()

@@ -9,7 +9,7 @@ import torch
 
 from fairnb.data import DRAWN, decode_images, draw_faces, open_dataset, read_celeba
 from fairnb.data.people import CELEBA, draw_people, read_statistics
-from fairnb.data.portrait import ATTRIBUTES, NUISANCES, draw_portraits
+from fairnb.data.portrait import ACCIDENTS, ATTRIBUTES, draw_portraits
 from fairnb.metrics import contingency_table, underestimation_score
 
 TABLE = read_statistics()
@@ -128,7 +128,7 @@ def test_every_attribute_is_seen(name, size):
     """On against off, all else equal: some part of the portrait is plainly another, whoever it is."""
     people, column = 6, ATTRIBUTES.index(name)
     draw = torch.Generator().manual_seed(0)
-    accidents = torch.rand(people, NUISANCES, generator=draw)
+    accidents = torch.rand(people, ACCIDENTS, generator=draw)
     grain = torch.rand(people, *size, generator=draw)
     off = torch.full((people, len(ATTRIBUTES)), -1.5)
     off[:, [ATTRIBUTES.index(usual) for usual in ("No_Beard", "Young", "Brown_Hair") if usual != name]] = 1.5
@@ -144,7 +144,7 @@ def test_a_degree_more_is_a_little_more_to_see():
     """Nothing flips: intensity is continuous in the picture, as it is in people."""
     intensity = torch.zeros(13, len(ATTRIBUTES))
     intensity[:, ATTRIBUTES.index("Smiling")] = torch.linspace(-1.5, 1.5, 13)
-    same = torch.full((13, NUISANCES), 0.5)
+    same = torch.full((13, ACCIDENTS), 0.5)
     pictures = draw_portraits(intensity, same, torch.full((13, 64, 64), 0.5)).float()
     steps = (pictures[1:] - pictures[:-1]).abs().mean(dim=(1, 2, 3))
     whole = (pictures[-1] - pictures[0]).abs().mean()
@@ -185,6 +185,12 @@ def test_faces_are_drawn_at_the_working_size(tmp_path):
     kept = int(few.rows("test")[0])
     of_all = int(faces.rows("test")[0])
     assert np.array_equal(decode_images(few.images, 72, tmp_path)[kept], decoded[of_all])
+
+
+def test_a_working_size_that_is_too_small_gets_a_line(tmp_path):
+    with pytest.raises(ValueError, match=r"^faces cannot be drawn at 24×24: give at least 32 pixels each way$"):
+        decode_images(draw_faces([40, 10, 10]).images, 24, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_splits_are_dealt_at_random():

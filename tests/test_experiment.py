@@ -229,3 +229,17 @@ def test_figures_show_what_they_were_given(done):
     gained = [bool((s.fronts.hypervolume[-1] > s.fronts.hypervolume[0]).any()) for s in (dynamic, search)]
     assert [np.asarray(line.get_ydata())[-1] for line in curves.lines] == [1.0] * sum(gained)
     plt.close("all")
+
+
+def test_an_experiment_on_drawn_faces_with_another_sensitive_attribute(tmp_path):
+    recipe = dataclasses.replace(RECIPE, resize=34, image_size=32, epochs=1)
+    settings = {"sensitive": "Young", "targets": ["Male", "Smiling"], "min_positives": 2, "device": "cpu", "runs": tmp_path}
+    run = Experiment("young", data="drawn", drawn=[64, 40, 40], recipe=recipe, **settings)
+    run.multi_task(SWARM, tolerance=0.1, spread=0.1)
+    assert set(run.groups().group) == {"not Young", "Young"}
+    assert set(run.labels().label) == {"Male", "Smiling"}
+    assert run.provenance()["parameters"]["drawn"] == [64, 40, 40]
+    with pytest.raises(ValueError, match=r"drawn was \[64, 40, 40\], now \[64, 40, 41\]"):
+        Experiment("young", data="drawn", drawn=[64, 40, 41], recipe=recipe, **settings)
+    with pytest.raises(ValueError, match="drawn_seed was 0, now 1"):
+        Experiment("young", data="drawn", drawn=[64, 40, 40], drawn_seed=1, recipe=recipe, **settings)

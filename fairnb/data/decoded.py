@@ -68,7 +68,9 @@ def _decode_all(images: Images, shape: tuple[int, int], path: Path) -> None:
         try:
             for row, image in zip(rows, images.read(rows, min(shape)), strict=True):
                 array[row] = _cover(image, shape).permute(1, 2, 0).numpy()
-        except (ValueError, OSError) as error:  # of a file, which is a block of its own
+        except (ValueError, OSError) as error:
+            if images.block > 1:  # no single file is at fault
+                raise
             unreadable.append((images.names[rows[0]], str(error)))
 
     with write_beside(path) as beside, ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fairnb.data.faces import SPLITS, Faces, choose_labels
 from fairnb.data.people import CELEBA, Statistics, draw_people, read_statistics
-from fairnb.data.portrait import ATTRIBUTES, NUISANCES, SMALLEST, draw_portraits
+from fairnb.data.portrait import ACCIDENTS, ATTRIBUTES, SMALLEST, draw_portraits
 from fairnb.files import seeded
 from fairnb.messages import some
 
@@ -52,6 +52,7 @@ class DrawnImages:
 
     def read(self, rows: Sequence[int], size: int) -> list[Tensor]:
         """See `Images`: drawn at the size wanted, not scaled to it."""
+        _refuse_small(size, size)
         short = min(self.height, self.width)
         return list(self._draw(rows, max(size, self.height * size // short), max(size, self.width * size // short)))
 
@@ -68,8 +69,8 @@ class DrawnImages:
 
 
 def _accidents(people: Sequence[int], seed: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Accidents [B, NUISANCES] and grain [B, height, width] of these people, each from a generator of its own."""
-    accidents = np.empty((len(people), NUISANCES), np.float32)
+    """Accidents [B, ACCIDENTS] and grain [B, height, width] of these people, each from a generator of its own."""
+    accidents = np.empty((len(people), ACCIDENTS), np.float32)
     grain = np.empty((len(people), height, width), np.float32)
     for place, person in enumerate(people):
         generator = np.random.Generator(np.random.Philox(key=[seed, person]))
@@ -126,10 +127,9 @@ def draw_faces(
             sensitive one, or a table that does not fit.
         FileNotFoundError: if the table is not there.
     """
-    if len(images) != len(SPLITS) or not all(isinstance(n, int) and n > 0 for n in images):
+    if len(images) != len(SPLITS) or not all(type(n) is int and n > 0 for n in images):
         raise ValueError(f"drawn faces need an image or more for each of {', '.join(SPLITS)}: got {list(images)}")
-    if min(height, width) < SMALLEST:
-        raise ValueError(f"faces cannot be drawn at {height}×{width}: give at least {SMALLEST} pixels each way")
+    _refuse_small(height, width)
     if not 0 <= seed < 2**63:
         raise ValueError(f"the seed of the drawn faces must be 0 or more: got {seed}")
     kept, group_names = choose_labels(ATTRIBUTES, sensitive, targets)
@@ -145,6 +145,11 @@ def draw_faces(
         group_names=group_names,
         sensitive=sensitive,
     )
+
+
+def _refuse_small(height: int, width: int) -> None:
+    if min(height, width) < SMALLEST:
+        raise ValueError(f"faces cannot be drawn at {height}×{width}: give at least {SMALLEST} pixels each way")
 
 
 def _drawable(path: str | Path) -> Statistics:

@@ -24,7 +24,7 @@ ATTRIBUTES = (
     "Wavy_Hair", "Wearing_Earrings", "Wearing_Hat", "Wearing_Lipstick", "Wearing_Necklace", "Wearing_Necktie", "Young",
 )  # fmt: skip
 SMALLEST = 32  # pixels; below it, an earring is nothing
-NUISANCES = 87  # uniform numbers that a portrait takes for everything that is no attribute
+ACCIDENTS = 87  # uniform numbers that a portrait takes for everything that is no attribute
 MARGIN = 0.22  # how far pose moves a point of the face at most
 
 
@@ -130,7 +130,7 @@ class Person:
     """How much of each attribute the people of a batch show, and their accidents, as [B, 1, 1] each."""
 
     def __init__(self, intensity: Tensor, accidents: Tensor) -> None:
-        """Take intensities, float32 [B, 40], in `ATTRIBUTES`' order, and accidents, float32 [B, NUISANCES], in 0..1."""
+        """Take intensities, float32 [B, 40], in `ATTRIBUTES`' order, and accidents, float32 [B, ACCIDENTS], in 0..1."""
         self.intensity = {name: intensity[:, column, None, None] for column, name in enumerate(ATTRIBUTES)}
         self.accidents = iter(accidents.T[:, :, None, None])
         self.skin = self._skin()
@@ -175,7 +175,7 @@ def draw_portraits(intensity: Tensor, accidents: Tensor, grain: Tensor) -> Tenso
 
     Args:
         intensity: float32 [B, 40], how much of each of `ATTRIBUTES`, 0 where a viewer would waver; see `fairnb.data.people`.
-        accidents: float32 [B, NUISANCES], uniform in 0..1: pose, light, colours, proportions.
+        accidents: float32 [B, ACCIDENTS], uniform in 0..1: pose, light, colours, proportions.
         grain: float32 [B, H, W], uniform in 0..1: the camera's noise; its shape is the portraits'.
 
     Returns:
