@@ -27,8 +27,9 @@ Parameters = dict[str, Any]
 # What a page says at its top, by the dataset that its run used.
 BANNERS = {
     "drawn": """\
-```{warning}
-**Drawn faces.** Nobody on this page exists. The faces are drawn, and their labels follow the statistics of CelebA's
+```{admonition} Drawn faces
+:class: warning
+Nobody on this page exists. The faces are drawn, and their labels follow the statistics of CelebA's
 annotations. The numbers show how the method behaves; none of them is a finding about people. See
 {doc}`/chapters/00_the_drawn_faces`.
 ```

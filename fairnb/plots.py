@@ -40,7 +40,7 @@ def portraits(images: Sequence[Tensor], titles: Sequence[str], columns: int = 8)
     """
     rows = -(-len(images) // columns)
     height, width = images[0].shape[1:]
-    size = (11, rows * (11 / columns * height / width + 0.22))
+    size = (8, rows * (8 / columns * height / width + 0.2))
     figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     for axis in grid.flat:
         axis.set_axis_off()

@@ -173,7 +173,7 @@ def test_a_page_says_at_its_top_that_its_faces_are_drawn(tmp_path, monkeypatch, 
     if data == "drawn":
         title, _, rest = shown.partition("\n")
         assert title == "# Title"
-        assert rest.strip().startswith("```{warning}\n**Drawn faces.** Nobody on this page exists.")
+        assert rest.strip().startswith("```{admonition} Drawn faces\n:class: warning\nNobody on this page exists.")
         assert rest.endswith("Text.")
         assert banner in shown
     else:
