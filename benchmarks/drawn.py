@@ -1,6 +1,6 @@
 """The drawn faces and the book made of them, measured against what they promise.
 
-    .venv/bin/python benchmarks/drawn.py [--real list_attr_celeba.txt] [--seeds 5] [--keep folder]
+    .venv/bin/python benchmarks/drawn.py [--real list_attr_celeba.txt] [--seeds 5]
 
 Times the drawing of 10,000 portraits; compares 20,000 people with CelebA's statistics (with `--real`, their correlations
 too). Then clones the checkout into a temporary folder, so that nothing trained earlier is found, runs `fairnb book` there
@@ -38,7 +38,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real", type=Path, help="CelebA's list_attr_celeba.txt, or its first rows")
     parser.add_argument("--seeds", type=int, default=5, help="how many times the experiment is run")
-    parser.add_argument("--keep", type=Path, help="copy the table of all seeds into this folder")
     arguments = parser.parse_args()
     claims = drawing() + people(arguments.real)
     with tempfile.TemporaryDirectory() as folder:
@@ -47,15 +46,17 @@ def main() -> int:
         seconds, gigabytes = run_book(clone, ["--params", "params/demo.yml"])
         claims.append(("whole book, minutes", seconds / 60, "≤ 15", seconds <= 15 * 60))
         claims.append(("memory of all processes, GB", gigabytes, "≤ 4", gigabytes <= 4))
-        seen = pd.DataFrame([experiment(seed, clone / "runs") for seed in range(arguments.seeds)])
+        print(claims, flush=True)
+        rows = []
+        for seed in range(arguments.seeds):
+            rows.append(experiment(seed, clone / "runs"))
+            print(rows[-1], flush=True)  # a later failure loses nothing
+        seen = pd.DataFrame(rows)
     claims += phenomenon(seen)
     table = pd.DataFrame(claims, columns=["what", "seen", "promised", "kept"])
-    print(table.to_string(index=False, float_format="%.4g"))
+    print(table.to_string(index=False, float_format="{:.4g}".format))
     print(f"\nexperiments, each with faces and a training of its own, on test:\n{seen.round(4).to_string(index=False)}")
     print(f"\nspread:\n{seen.drop(columns='seed').agg(['mean', 'min', 'max']).round(4).T.to_string()}")
-    if arguments.keep:
-        arguments.keep.mkdir(parents=True, exist_ok=True)
-        seen.to_csv(arguments.keep / "seeds.csv", index=False)
     return int(not all(kept for *_, kept in claims))
 
 
