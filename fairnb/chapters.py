@@ -184,7 +184,8 @@ def check_settings_together(values: Parameters) -> None:
     Raises:
         ValueError: with the value and what it must be.
     """
-    from fairnb.mopso import Swarm  # these import torch, which takes seconds
+    from fairnb.data import open_dataset  # these import torch, which takes seconds
+    from fairnb.mopso import Swarm
     from fairnb.strategies import check_settings
     from fairnb.training import Recipe, resolve
 
@@ -193,6 +194,11 @@ def check_settings_together(values: Parameters) -> None:
     if {"tolerance", "spread", "epsilon"} <= values.keys():
         check_settings(values["tolerance"], values["spread"], values["epsilon"])
     resolve(values.get("device", "auto"))
+    if values.get("data") == "drawn":  # quickly opened, so that every mistake is found here
+        names = ("data", "data_root", "sensitive", "targets", "max_images", "drawn", "drawn_seed")
+        faces = open_dataset(**{name: values[name] for name in names})
+        faces.analysed(values["not_analysed"], values["min_positives"])
+        faces.images.read([0], values["resize"])
 
 
 def build_book(root: Path, executed: Path, say: Callable[[str], None] = print) -> Path:

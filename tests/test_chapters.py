@@ -111,6 +111,12 @@ def test_chapters_are_chosen_by_name_or_number():
         (["run", "1", "-p", "particles=0"], "particles=0 must be at least 1"),
         (["run", "1", "-p", "epsilon=0"], "epsilon=0.0 must be above 0"),
         (["run", "1", "-p", "device=cudaa"], "did you mean 'cuda'"),
+        (["run", "1", "-p", "drawn=[10, 0, 5]"], "for each of train, valid, test: got [10, 0, 5]"),
+        (["run", "1", "-p", "data_root=faces"], "reads no folder: say data=celeba"),
+        (["run", "1", "-p", "sensitive=Mael"], "did you mean 'Male'"),
+        (["run", "1", "-p", "targets=[Male]"], "'Male' is the sensitive attribute"),
+        (["run", "1", "-p", "resize=24", "-p", "image_size=24"], "faces cannot be drawn at 24×24"),
+        (["run", "1", "-p", "drawn=[9, 9, 9]"], "lower min_positives"),
     ],
 )
 def test_the_command_refuses_in_a_line(monkeypatch, words, message):
