@@ -24,6 +24,7 @@ from fairnb.messages import check_run_name, unknown
 
 Parameters = dict[str, Any]
 
+DRAWN_PAGE = "00_the_drawn_faces"  # shows drawn faces whatever the run's data
 # What a page says at its top, by the dataset that its run used.
 BANNERS = {
     "drawn": """\
@@ -184,7 +185,8 @@ def check_settings_together(values: Parameters) -> None:
     Raises:
         ValueError: with the value and what it must be.
     """
-    from fairnb.data import open_dataset  # these import torch, which takes seconds
+    from fairnb.data import check_source, draw_pairs, open_dataset  # these import torch, which takes seconds
+    from fairnb.data.people import draw_people, read_statistics
     from fairnb.mopso import Swarm
     from fairnb.strategies import check_settings
     from fairnb.training import Recipe, resolve
@@ -194,11 +196,16 @@ def check_settings_together(values: Parameters) -> None:
     if {"tolerance", "spread", "epsilon"} <= values.keys():
         check_settings(values["tolerance"], values["spread"], values["epsilon"])
     resolve(values.get("device", "auto"))
+    if "data" in values:
+        check_source(values["data"], values["data_root"])
     if values.get("data") == "drawn":  # quickly opened, so that every mistake is found here
         names = ("data", "data_root", "sensitive", "targets", "max_images", "drawn", "drawn_seed")
         faces = open_dataset(**{name: values[name] for name in names})
         faces.analysed(values["not_analysed"], values["min_positives"])
         faces.images.read([0], values["resize"])
+    if "people" in values:  # the page of the drawn faces
+        draw_people(0, values["people"], values["drawn_seed"], read_statistics())
+        draw_pairs(values["drawn_seed"], values["height"], values["width"])
 
 
 def build_book(root: Path, executed: Path, say: Callable[[str], None] = print) -> Path:
@@ -213,7 +220,7 @@ def build_book(root: Path, executed: Path, say: Callable[[str], None] = print) -
     banner = BANNERS.get(load_json(executed.parent / "run.json")["parameters"]["data"], "")
     for name in chapters(root):
         page = nbformat.read(executed / f"{name}.ipynb", as_version=4)
-        _put_below_title(page, banner)
+        _put_below_title(page, BANNERS["drawn"] if name == DRAWN_PAGE else banner)
         nbformat.write(page, target / f"{name}.ipynb")
     (target / "banner.md").write_text(banner or "% This run's images are photographs.\n")  # the introduction includes it
     shutil.copyfile(executed.parent / "comparison.png", target / "comparison.png")  # and shows this

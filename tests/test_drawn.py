@@ -1,5 +1,6 @@
 """The embedded dataset: are the people CelebA's, is noise alone the reason to underestimate, does a portrait show it all?"""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,6 +117,9 @@ def test_a_portrait_is_the_same_to_the_bit_alone_and_in_a_batch(size):
     for index in (0, 17, 39):
         assert faces.images[index].shape == (3, *size)
         assert torch.equal(faces.images[index], together[index])
+    assert torch.equal(faces.images[-1], together[39])
+    with pytest.raises(IndexError):
+        faces.images[40]
     fewer = draw_faces([10, 5, 3], 3, height=size[0], width=size[1])
     assert torch.equal(fewer.images[17], together[17])
     other = draw_faces([20, 10, 10], 4, height=size[0], width=size[1])
@@ -210,9 +214,13 @@ def test_the_default_is_enough_for_the_books_labels():
         ({"images": [10, 0, 10]}, "drawn faces need an image or more for each of train, valid, test: got \\[10, 0, 10\\]"),
         ({"images": [10, 10]}, "got \\[10, 10\\]"),
         ({"images": [10, 10, 2.5]}, "got \\[10, 10, 2.5\\]"),
+        ({"images": 6000}, "got 6000"),
         ({"height": 31}, "faces cannot be drawn at 31×64: give at least 32 pixels"),
         ({"width": 8}, "64×8"),
-        ({"seed": -1}, "seed of the drawn faces must be 0 or more: got -1"),
+        ({"seed": -1}, "seed of the drawn faces must be a whole number from 0 .*: got -1"),
+        ({"seed": 2**63}, "got 9223372036854775808"),
+        ({"seed": 1.5}, "got 1.5"),
+        ({"seed": True}, "got True"),
         ({"targets": ["Smilling"]}, "unknown attribute 'Smilling': did you mean 'Smiling'"),
         ({"sensitive": "Mail"}, "unknown attribute 'Mail': did you mean 'Male'"),
         ({"targets": ["Male"]}, "'Male' is the sensitive attribute"),
@@ -250,7 +258,9 @@ def _changed(table: str, row: str, column: str, value: str) -> str:
         (lambda t: _changed(t, "Bald", "Young with Male", "0.9"), "'with Male' are no correlation matrix"),
         (lambda t: t.replace("Smiling", "Grinning"), "must list the 40 attributes .* amiss: Grinning"),
         (lambda t: "", "is no table of statistics"),
-        (lambda t: t.replace("Male", "Female"), "no attribute 'Male'|columns are missing"),
+        (lambda t: _changed(t, "Bald", "Young with Male", "inf"), "no numbers for Bald"),
+        (lambda t: re.sub("(?<!with )(?<!without )Male", "Mail", t), "has no attribute 'Male'"),
+        (lambda t: _changed(t, "Male", "share with Male", "0.5"), "shares of Male in the two groups are 0 and 1"),
     ],
 )
 def test_a_table_that_does_not_fit_gets_a_line(tmp_path, change, message):

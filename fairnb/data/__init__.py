@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fairnb.data.celeba import download_celeba, read_celeba
 from fairnb.data.decoded import decode_images
-from fairnb.data.drawn import draw_faces
+from fairnb.data.drawn import draw_faces, draw_pairs
 from fairnb.data.faces import SPLITS, Faces
 from fairnb.messages import unknown
 
@@ -24,9 +24,11 @@ __all__ = [
     "DRAWN",
     "SPLITS",
     "Faces",
+    "check_source",
     "decode_images",
     "download_celeba",
     "draw_faces",
+    "draw_pairs",
     "open_dataset",
     "read_celeba",
 ]
@@ -60,14 +62,23 @@ def open_dataset(
         ValueError: for an unknown name, a `data_root` too few or too many, and whatever is found amiss in the data.
         FileNotFoundError: see the reader.
     """
+    check_source(data, data_root)
+    if data == "drawn":
+        return draw_faces(drawn, drawn_seed, sensitive=sensitive, targets=targets).limited(max_images)
+    return READERS[data](data_root, sensitive, targets).limited(max_images)
+
+
+def check_source(data: str, data_root: str | Path) -> None:
+    """Refuse a dataset that is not there, or a folder too few or too many.
+
+    Raises:
+        ValueError: with what to do.
+    """
     if data not in DATASETS:
         raise ValueError(unknown("data", data, DATASETS))
-    if data == "drawn":
-        if str(data_root):
-            raise ValueError(
-                f"data_root={str(data_root)!r} is given, but data='drawn' reads no folder: say data=celeba to read it"
-            )
-        return draw_faces(drawn, drawn_seed, sensitive=sensitive, targets=targets).limited(max_images)
-    if not str(data_root):
+    if data == "drawn" and str(data_root):
+        raise ValueError(
+            f"data_root={str(data_root)!r} is given, but data='drawn' reads no folder: say data=celeba to read it"
+        )
+    if data != "drawn" and not str(data_root):
         raise ValueError(f"data={data!r} needs data_root, the folder in CelebA's layout (make book DATA=<folder>)")
-    return READERS[data](data_root, sensitive, targets).limited(max_images)

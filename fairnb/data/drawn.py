@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fairnb.data.faces import SPLITS, Faces, choose_labels
-from fairnb.data.people import CELEBA, Statistics, draw_people, read_statistics
+from fairnb.data.people import CELEBA, Statistics, check_seed, draw_people, read_statistics
 from fairnb.data.portrait import ACCIDENTS, ATTRIBUTES, SMALLEST, draw_portraits
 from fairnb.files import seeded
 from fairnb.messages import some
@@ -48,7 +49,7 @@ class DrawnImages:
         return len(self.intensity)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self._draw([index], self.height, self.width)[0]
+        return self._draw([range(len(self))[index]], self.height, self.width)[0]
 
     def read(self, rows: Sequence[int], size: int) -> list[Tensor]:
         """See `Images`: drawn at the size wanted, not scaled to it."""
@@ -81,15 +82,13 @@ def _accidents(people: Sequence[int], seed: int, height: int, width: int) -> tup
 
 def draw_pairs(seed: int = 0, height: int = 64, width: int = 64) -> dict[str, Tensor]:
     """Every attribute off and on, all else equal and without noise, for a person each: uint8 [2, 3, height, width] each."""
+    _refuse_small(height, width)
+    check_seed(seed)
     pairs = {}
     for column, name in enumerate(ATTRIBUTES):
         intensity = torch.full((2, len(ATTRIBUTES)), -1.5)
-        usual = [
-            "No_Beard",
-            "Young",
-            *(["Male"] if name in SHOWN_ON_MEN else []),
-            *([] if "_Hair" in name else ["Brown_Hair"]),
-        ]
+        of_another_colour = name in ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")
+        usual = ["No_Beard", "Young"] + ["Male"] * (name in SHOWN_ON_MEN) + ["Brown_Hair"] * (not of_another_colour)
         intensity[:, [ATTRIBUTES.index(other) for other in usual]] = 1.5
         intensity[:, ATTRIBUTES.index("Attractive")] = 0.5  # few spots, which would draw the eye
         intensity[:, column] = torch.tensor([-1.5, 1.5])
@@ -127,11 +126,10 @@ def draw_faces(
             sensitive one, or a table that does not fit.
         FileNotFoundError: if the table is not there.
     """
-    if len(images) != len(SPLITS) or not all(type(n) is int and n > 0 for n in images):
-        raise ValueError(f"drawn faces need an image or more for each of {', '.join(SPLITS)}: got {list(images)}")
+    sizes = images if isinstance(images, Sequence) else [images]
+    if len(sizes) != len(SPLITS) or not all(isinstance(n, Integral) and n > 0 for n in sizes):
+        raise ValueError(f"drawn faces need an image or more for each of {', '.join(SPLITS)}: got {images!r}")
     _refuse_small(height, width)
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"the seed of the drawn faces must be 0 or more: got {seed}")
     kept, group_names = choose_labels(ATTRIBUTES, sensitive, targets)
     intensity, labels = draw_people(0, sum(images), seed, _drawable(statistics))
     dealt = torch.repeat_interleave(torch.tensor(images))  # 0, 0, …, 1, 1, …, 2, 2, …
