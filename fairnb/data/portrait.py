@@ -263,8 +263,8 @@ def paint_body(canvas: Canvas, person: Person) -> None:
 def paint_head(canvas: Canvas, person: Person) -> Canvas:
     """Ears, skull and chin; returns the canvas of the features, which turn a little further than the outline."""
     male, chubby, oval = person.degree("Male"), person.degree("Chubby"), person.degree("Oval_Face")
-    broad = 0.455 + 0.015 * male + 0.095 * chubby - 0.1 * (oval - 0.5) + person.chance(-0.012, 0.012)
-    long = 0.62 + 0.03 * male + 0.11 * (oval - 0.5) + person.chance(-0.015, 0.015)
+    broad = 0.455 + 0.015 * male + 0.095 * chubby - 0.13 * (oval - 0.5) + person.chance(-0.012, 0.012)
+    long = 0.62 + 0.03 * male + 0.13 * (oval - 0.5) + person.chance(-0.015, 0.015)
     square = (0.1 + 0.45 * male + 0.35 * chubby - 0.7 * (oval - 0.5)).clamp(max=0.75)
 
     part = canvas.window(-0.75, -0.85, 0.75, 0.85)
@@ -295,9 +295,9 @@ def paint_skin(face: Canvas, person: Person) -> None:
     x, y = part.x, part.y
     side = x.abs()
     bones = person.degree("High_Cheekbones")
-    part.shade(blob(side - 0.28, y - 0.05, 0.16, 0.09), 0.28 * bones)
+    part.shade(blob(side - 0.28, y - 0.05, 0.16, 0.09), 0.4 * bones)
     hollow = part.inside((y - 0.2 - (0.36 - side) * 0.6).abs() - 0.03, 0.09)
-    part.shade(hollow * blob(side - 0.31, y - 0.23, 0.15, 0.17), -0.5 * bones)
+    part.shade(hollow * blob(side - 0.31, y - 0.23, 0.15, 0.17), -0.7 * bones)
 
     rosy = person.degree("Rosy_Cheeks")
     part.paint(blob(side - 0.28, y - 0.15, 0.2, 0.17) * 0.85 * rosy, person.skin * colour(1.12, 0.42, 0.5))
@@ -358,8 +358,8 @@ def paint_mouth(face: Canvas, person: Person) -> None:
     middle = 0.345 + person.chance(-0.01, 0.01)
     line = middle - 0.03 + (0.125 * smile - 0.04) * (arch - 0.5)
     opening = 0.09 * (apart * 1.3 - 0.3).clamp(0, 1) * arch
-    upper = line - opening * 0.35 - (0.028 + 0.042 * big) * arch * (1 - 0.35 * bow(x, 0.05))
-    lower = line + opening * 0.65 + (0.034 + 0.055 * big) * arch
+    upper = line - opening * 0.35 - (0.024 + 0.056 * big) * arch * (1 - 0.35 * bow(x, 0.05))
+    lower = line + opening * 0.65 + (0.030 + 0.080 * big) * arch
     lips = torch.maximum(torch.maximum(upper - y, y - lower), x.abs() - half)
     natural = person.skin * colour(0.85, 0.55, 0.54)
     stick = torch.stack([person.chance(0.72, 0.9), person.chance(0.02, 0.12), person.chance(0.12, 0.3)])
