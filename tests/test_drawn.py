@@ -140,7 +140,7 @@ def test_every_attribute_is_seen(name, size):
     on[:, column] = 1.5
     change = (draw_portraits(on, accidents, grain).float() - draw_portraits(off, accidents, grain).float()).abs().amax(dim=1)
     plain = (change > 15).double().mean(dim=(1, 2))  # of 255 levels
-    assert float(plain.median()) > 0.0025, "too little of the picture changes"  # lips are a four hundredth of it
+    assert float(plain.median()) > 0.002, "too little of the picture changes"  # thin lips are a five hundredth of it
     assert bool((plain > 0.001).all()), "somebody shows nothing"
 
 
