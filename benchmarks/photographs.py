@@ -23,16 +23,14 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
-import torch
 
 from fairnb import strategies
 from fairnb.chapters import read_parameters
 from fairnb.data import read_celeba
-from fairnb.files import load_tensors
 from fairnb.metrics import accuracy, underestimation_index
 from fairnb.mopso import Swarm
 from fairnb.tables import summary
-from fairnb.training import Features
+from fairnb.training import load_features, load_heads
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = range(5)
@@ -110,11 +108,8 @@ def spread(run: Path, data_root: Path) -> str:
     values = read_parameters(ROOT / "params" / "photographs.yml", [])
     faces = read_celeba(data_root, values["sensitive"])
     analysed = faces.analysed(min_positives=values["min_positives"])
-    saved, base = load_tensors(run / "features.safetensors"), load_tensors(run / "base.safetensors")
-    heads = torch.cat([base["head.weight"], base["head.bias"].unsqueeze(1)], dim=1)
-    valid, test = (
-        Features(saved[f"{split}.x"], saved[f"{split}.labels"], saved[f"{split}.group"], 2) for split in ("valid", "test")
-    )
+    features, heads = load_features(run / "features.safetensors"), load_heads(run / "base.safetensors")
+    valid, test = features["valid"], features["test"]
     swarm = Swarm(particles=values["particles"], iterations=values["iterations"], noise=values["noise"])
     before = strategies.evaluate(test, heads)[analysed]
     rows = []

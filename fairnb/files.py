@@ -62,7 +62,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], **notes: str) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file into memory.
+    """Map a safetensors file: its values are read where they are used, and a change to them stays in memory.
 
     Raises:
         ValueError: if the file is damaged, with its path.

@@ -37,25 +37,40 @@ class MultiLabelNet(nn.Module):
 
     def penultimate(self, images: Tensor) -> Tensor:
         """Features [B, D] ≥ 0 that the last layer reads: what the second stage of the method works on."""
-        return self.hidden(self.backbone(images)).relu()
+        return self.hidden(self.pooled(images)).relu()
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """Features [B, F] that the first of the two fully connected layers reads."""
+        return self.backbone(images)
 
     @property
     def heads(self) -> Tensor:
         """The last layer as one tensor, a copy: float32 [L, D + 1], each label's weights and then its bias."""
-        return torch.cat([self.head.weight, self.head.bias.unsqueeze(1)], dim=1).detach().clone()
+        return _weights_and_bias(self.head)
+
+    @property
+    def hidden_layer(self) -> Tensor:
+        """The first fully connected layer as one tensor, a copy: float32 [D, F + 1]."""
+        return _weights_and_bias(self.hidden)
 
     @torch.no_grad()
-    def replace_heads(self, heads: Tensor) -> None:
-        """Put searched heads, float32 [L, D + 1], in place of the last layer.
+    def replace_heads(self, heads: Tensor, hidden: Tensor | None = None) -> None:
+        """Put searched heads, float32 [L, D + 1], in place of the last layer, and `hidden` [D, F + 1] of the one before it.
 
         Raises:
-            ValueError: if there are not L heads of D weights and a bias.
+            ValueError: if a layer has another shape.
         """
-        wanted = (self.head.out_features, self.head.in_features + 1)
-        if heads.shape != wanted:
-            raise ValueError(f"heads of shape {tuple(heads.shape)} do not fit a last layer of shape {wanted}")
-        self.head.weight.copy_(heads[:, :-1])
-        self.head.bias.copy_(heads[:, -1])
+        moved = [(self.head, heads, "heads")] + ([] if hidden is None else [(self.hidden, hidden, "hidden weights")])
+        for layer, weights, name in moved:
+            wanted = (layer.out_features, layer.in_features + 1)
+            if weights.shape != wanted:
+                raise ValueError(f"{name} of shape {tuple(weights.shape)} do not fit a layer of shape {wanted}")
+            layer.weight.copy_(weights[:, :-1])
+            layer.bias.copy_(weights[:, -1])
+
+
+def _weights_and_bias(layer: nn.Linear) -> Tensor:
+    return torch.cat([layer.weight, layer.bias.unsqueeze(1)], dim=1).detach().clone()
 
 
 def build_model(

@@ -86,6 +86,11 @@ class BaseModel:
         return self.model.heads.cpu()
 
     @property
+    def hidden(self) -> Tensor:
+        """The layer before the last, float32 [D, F + 1] on the CPU."""
+        return self.model.hidden_layer.cpu()
+
+    @property
     def best_epoch(self) -> int:
         """The epoch that was kept, from 1."""
         return int(self.history.epoch[self.history.best].iloc[0])
@@ -106,6 +111,17 @@ class Features:
     labels: Tensor
     group: Tensor
     groups: int
+
+    def __post_init__(self) -> None:
+        """Refuse parts that do not belong together.
+
+        Raises:
+            ValueError: if the numbers of images differ.
+        """
+        rows = {name: len(getattr(self, name)) for name in ("x", "labels", "group")}
+        if len(set(rows.values())) > 1:
+            found = ", ".join(f"{count:,} rows in {name}" for name, count in rows.items())
+            raise ValueError(f"features, labels and groups are of different images: {found}")
 
     def to(self, device: torch.device | str) -> Features:
         """The same on another device."""
@@ -218,24 +234,56 @@ def apply(
 
 
 def extract_features(
-    faces: Faces, base: BaseModel, recipe: Recipe, *, cache: str | Path, device: str = "auto"
+    faces: Faces, base: BaseModel, recipe: Recipe, *, layer: str = "penultimate", cache: str | Path, device: str = "auto"
 ) -> dict[str, Features]:
     """Run the backbone once over validation and test: `{"valid": Features, "test": Features}`, on the CPU.
 
-    The features are computed in float32 whatever the training's precision: the tables of results depend on them.
+    `layer` names a method of the network: 'penultimate', what the last layer reads, or 'pooled', what the layer before it
+    reads. The features are computed in float32 whatever the training's precision: the tables of results depend on them.
     """
     fabric = make_fabric(device, "32-true")
     model = base.model.to(fabric.device).eval()
     groups = len(faces.group_names)
     return {
         split: Features(
-            apply(model.penultimate, faces, split, recipe, fabric, cache),
+            apply(getattr(model, layer), faces, split, recipe, fabric, cache),
             faces.labels[faces.rows(split)],
             faces.group[faces.rows(split)],
             groups,
         )
         for split in ("valid", "test")
     }
+
+
+def save_features(path: Path, features: dict[str, Features]) -> None:
+    """Write the features of splits as one safetensors file."""
+    parts = {f"{split}.{name}": getattr(part, name) for split, part in features.items() for name in ("x", "labels", "group")}
+    save_tensors(path, parts, groups=json.dumps({split: part.groups for split, part in features.items()}))
+
+
+def load_features(path: Path) -> dict[str, Features]:
+    """The features of splits that `save_features` wrote, mapped: read where they are used.
+
+    Raises:
+        ValueError: if the file is damaged or holds something else, with its path.
+    """
+    saved, notes = load_tensors(path), load_notes(path)
+    if "groups" not in notes:
+        raise ValueError(f"{path} does not say how many groups there are: delete it to make it anew")
+    return {
+        split: Features(saved[f"{split}.x"], saved[f"{split}.labels"], saved[f"{split}.group"], count)
+        for split, count in json.loads(notes["groups"]).items()
+    }
+
+
+def load_heads(path: Path) -> Tensor:
+    """The last layer of a network in a safetensors file, such as a run's `base.safetensors`: float32 [L, D + 1].
+
+    Raises:
+        ValueError: if the file is damaged, with its path.
+    """
+    saved = load_tensors(path)
+    return torch.cat([saved["head.weight"], saved["head.bias"].unsqueeze(1)], dim=1)
 
 
 def weighted_mean_average_precision(scores: Tensor, labels: Tensor, group: Tensor) -> float:

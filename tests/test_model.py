@@ -32,7 +32,7 @@ def test_heads_are_replaced():
     heads = torch.randn(4, 7)
     model.replace_heads(heads)
     assert torch.equal(model.heads, heads)
-    with pytest.raises(ValueError, match=r"do not fit a last layer of shape \(4, 7\)"):
+    with pytest.raises(ValueError, match=r"do not fit a layer of shape \(4, 7\)"):
         model.replace_heads(heads[:, :-1])
 
 

@@ -8,8 +8,18 @@ from sklearn.metrics import average_precision_score
 
 from fairnb import training
 from fairnb.data import read_celeba
-from fairnb.files import load_tensors
-from fairnb.training import Recipe, extract_features, make_fabric, train_base, weighted_mean_average_precision
+from fairnb.files import load_tensors, save_tensors
+from fairnb.training import (
+    Features,
+    Recipe,
+    extract_features,
+    load_features,
+    load_heads,
+    make_fabric,
+    save_features,
+    train_base,
+    weighted_mean_average_precision,
+)
 
 RECIPE = Recipe(
     backbone="resnet18", weights="", hidden=8, resize=20, image_size=16, epochs=3, batch_size=32, learning_rate=3e-3,
@@ -80,6 +90,7 @@ def test_features_and_heads_are_the_network(faces, trained):
     fabric = make_fabric("cpu", "32-true")
     logits = training.apply(base.model, faces, "valid", RECIPE, fabric, folder / "cache")
     torch.testing.assert_close(valid.x @ base.heads[:, :-1].T + base.heads[:, -1], logits)
+    assert torch.equal(load_heads(folder / "base.safetensors"), base.heads)
 
 
 def test_weighted_map_is_sklearns_for_one_group():
@@ -157,3 +168,20 @@ def test_a_damaged_file_is_named(faces, trained, tmp_path):
     (tmp_path / "base.safetensors").write_bytes((folder / "base.safetensors").read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"base\.safetensors cannot be read"):
         train_base(faces, RECIPE, tmp_path, cache=folder / "cache", device="cpu")
+
+
+def test_features_come_back_from_their_file(tmp_path):
+    parts = {
+        split: Features(torch.rand(n, 3), torch.rand(n, 2) > 0.5, torch.zeros(n, dtype=torch.int64), groups=3)
+        for split, n in (("valid", 5), ("test", 4))
+    }
+    save_features(tmp_path / "features.safetensors", parts)
+    found = load_features(tmp_path / "features.safetensors")
+    assert list(found) == ["valid", "test"]  # in the order of the tables of results
+    for split, part in parts.items():
+        assert found[split].groups == 3
+        for name in ("x", "labels", "group"):
+            assert torch.equal(getattr(found[split], name), getattr(part, name))
+    save_tensors(tmp_path / "other.safetensors", {"x": torch.zeros(1)})
+    with pytest.raises(ValueError, match="does not say how many groups"):
+        load_features(tmp_path / "other.safetensors")
