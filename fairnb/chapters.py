@@ -188,13 +188,14 @@ def check_settings_together(values: Parameters) -> None:
     from fairnb.data import check_source, draw_pairs, open_dataset  # these import torch, which takes seconds
     from fairnb.data.people import draw_people, read_statistics
     from fairnb.mopso import Swarm
-    from fairnb.strategies import check_settings
+    from fairnb.strategies import check_search, check_settings
     from fairnb.training import Recipe, resolve
 
     for kind in (Recipe, Swarm):
         kind(**{field.name: values[field.name] for field in fields(kind) if field.name in values})
     if {"tolerance", "spread", "epsilon"} <= values.keys():
         check_settings(values["tolerance"], values["spread"], values["epsilon"])
+        check_search(values["layers"], values["steer"], values["whiten"])
     resolve(values.get("device", "auto"))
     if "data" in values:
         check_source(values["data"], values["data_root"])

@@ -15,7 +15,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -41,9 +41,11 @@ from fairnb.training import (
     Recipe,
     apply,
     extract_features,
+    load_features,
     make_fabric,
     recipe_key,
     resolve,
+    save_features,
     train_base,
 )
 
@@ -143,46 +145,74 @@ class Experiment:
 
     def features(self) -> dict[str, Features]:
         """Penultimate features of `valid` and `test`, and the base model's rows in the tables of results."""
-        path = self.folder / "features.safetensors"
+        return self._features("features.safetensors", "penultimate")
+
+    def _features(self, name: str, layer: str) -> dict[str, Features]:
+        path = self.folder / name
         if path.exists():
-            saved = load_tensors(path)
-            return {
-                split: Features(
-                    saved[f"{split}.x"], saved[f"{split}.labels"], saved[f"{split}.group"], len(self.faces.group_names)
-                )
-                for split in ("valid", "test")
-            }
+            return load_features(path)
         base = self.base_model()
-        with self.timed("features"):
-            features = extract_features(self.faces, base, self.recipe, cache=self.root / "cache", device=self.device)
-            self._write_results("base", features, base.heads)
-            parts = {f"{s}.{p}": getattr(f, p) for s, f in features.items() for p in ("x", "labels", "group")}
-            save_tensors(path, parts)  # the last thing written: with it the stage is finished
+        with self.timed(name.removesuffix(".safetensors").replace("_", " ")):
+            features = extract_features(
+                self.faces, base, self.recipe, layer=layer, cache=self.root / "cache", device=self.device
+            )
+            if layer == "penultimate":
+                self._write_results("base", features, base.heads)
+            save_features(path, features)  # the last thing written: with it the stage is finished
         return features
 
-    def dynamic_weighting(self, swarm: Swarm, *, tolerance: float, spread: float, epsilon: float) -> Search:
-        """Stage two with one weighted sum over all labels; see `fairnb.strategies.dynamic_weighting`."""
-        return self._search("dynamic weighting", swarm, tolerance=tolerance, spread=spread, epsilon=epsilon)
+    def dynamic_weighting(
+        self,
+        swarm: Swarm,
+        *,
+        tolerance: float,
+        spread: float,
+        epsilon: float,
+        layers: str = "last",
+        steer: str = "float32",
+        whiten: bool = False,
+    ) -> Search:
+        """Stage two with one weighted sum over all labels; see `fairnb.strategies.dynamic_weighting`.
 
-    def multi_task(self, swarm: Swarm, *, tolerance: float, spread: float) -> Search:
+        Raises:
+            ValueError: for a way to search that there is not; see `fairnb.strategies.check_search`.
+        """
+        strategies.check_search(layers, steer, whiten)
+        settings = {"tolerance": tolerance, "spread": spread, "epsilon": epsilon, "steer": steer, "whiten": whiten}
+        return self._search("dynamic weighting", swarm, settings, layers)
+
+    def multi_task(
+        self, swarm: Swarm, *, tolerance: float, spread: float, steer: str = "float32", whiten: bool = False
+    ) -> Search:
         """Stage two with one head and one search a label; see `fairnb.strategies.multi_task`."""
-        return self._search("multi-task", swarm, tolerance=tolerance, spread=spread)
+        return self._search(
+            "multi-task", swarm, {"tolerance": tolerance, "spread": spread, "steer": steer, "whiten": whiten}
+        )
 
-    def _search(self, method: str, swarm: Swarm, **settings: float) -> Search:
-        parameters = self._with(**asdict(swarm), **settings)["parameters"]  # refuses, before the work, what does not fit
+    def _search(self, method: str, swarm: Swarm, settings: dict[str, Any], layers: str = "") -> Search:
+        noted = settings | ({"layers": layers} if layers else {})
+        parameters = self._with(**asdict(swarm), **noted)["parameters"]  # refuses, before the work, what does not fit
         path = self.folder / f"{_file_name(method)}.safetensors"
         if path.exists():
             return _load_search(path)
-        features, heads = self.features(), self.base_model().heads
-        find = strategies.dynamic_weighting if method == "dynamic weighting" else strategies.multi_task
+        features, base = self.features(), self.base_model()
+        if layers == "all":
+            features, settings = self._pooled_features(), settings | {"hidden": base.hidden}
+        find: Callable[..., Search] = strategies.dynamic_weighting if layers else strategies.multi_task
+        saved = self.folder / f"{_file_name(method)}_search.safetensors"  # where a search that was stopped goes on
         with self.timed(method):
             # Apple's GPUs have no float64, which the objectives need
             valid = features["valid"].to("cpu" if self.device == "mps" else self.device)
-            search = find(valid, heads, swarm, searched=self.analysed, seed=self.recipe.seed, **settings)
-            self._write_results(method, features, search.heads)
+            search = find(valid, base.heads, swarm, searched=self.analysed, seed=self.recipe.seed, saved=saved, **settings)
+            self._write_results(method, features, search.heads, search.hidden)
             _save_search(path, search)
+            saved.unlink(missing_ok=True)
         self._note(parameters=self.provenance()["parameters"] | parameters)
         return _load_search(path)  # on the CPU, and the same as a later call returns
+
+    def _pooled_features(self) -> dict[str, Features]:
+        """What the first of the two fully connected layers reads, for the search that moves both."""
+        return self._features("pooled_features.safetensors", "pooled")
 
     # ------------------------------------------------------------------ tables
 
@@ -194,8 +224,10 @@ class Experiment:
         """`groups.csv`: method, split, label, group, n, positives, predicted_positives, us (empty without positives)."""
         return pd.read_csv(self.folder / "groups.csv")
 
-    def _write_results(self, method: str, features: dict[str, Features], heads: Tensor) -> None:
-        made = {split: strategies.evaluate(part, heads) for split, part in features.items()}
+    def _write_results(
+        self, method: str, features: dict[str, Features], heads: Tensor, hidden: Tensor | None = None
+    ) -> None:
+        made = {split: strategies.evaluate(part, heads, hidden) for split, part in features.items()}
         self._merge("labels.csv", tables.label_rows(method, made, self.faces, self.analysed))
         self._merge("groups.csv", tables.group_rows(method, made, self.faces))
 
@@ -302,6 +334,8 @@ def _save_search(path: Path, search: Search) -> None:
     sizes = torch.tensor([len(uei) for uei in search.uei])
     candidates = {"uei": torch.cat(search.uei), "accuracy": torch.cat(search.accuracy), "sizes": sizes}
     picked = {"picked": torch.tensor(search.picked), "heads": search.heads}
+    if search.hidden is not None:
+        picked["hidden"] = search.hidden
     save_tensors(path, {**fronts, **candidates, **picked, "evaluations": torch.tensor(search.fronts.evaluations)})
 
 
@@ -313,7 +347,7 @@ def _load_search(path: Path) -> Search:
         evaluations=int(saved["evaluations"]),
     )
     uei, acc = list(saved["uei"].split(sizes)), list(saved["accuracy"].split(sizes))
-    return Search(fronts, uei, acc, saved["picked"].tolist(), saved["heads"])
+    return Search(fronts, uei, acc, saved["picked"].tolist(), saved["heads"], saved.get("hidden"))
 
 
 def _as_text(table: Path | io.StringIO) -> pd.DataFrame:

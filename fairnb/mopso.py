@@ -1,26 +1,53 @@
 """Multi-objective particle swarms, many at once: positions are [S, P, D], S swarms of P particles in D dimensions.
 
-The recipe is the paper's (sections 2.5 and 4.2). Its parts come from
+There are two ways to fly, chosen by one argument, `Swarm(flight=…)`. Both minimise two objectives.
+
+`"paper"` is the paper's (sections 2.5 and 4.2). Its parts come from
 - Coello Coello, Toscano Pulido and Lechuga (2004): a repository of non-dominated solutions, an adaptive grid over objective
   space, leaders drawn by roulette from thinly populated cells;
 - Montalvo et al. (2010): every particle carries its own w, c1 and c2 as three more coordinates, moved by the same equation;
 - the paper itself: particles in densely populated cells are disturbed by Gaussian noise, and a worse position reached so
   becomes the personal best with probability 0.5.
 
-There are two objectives, both minimised. No step loops over swarms or particles: repositories are padded tensors, with
-`inf` objectives in the empty places.
+`"constricted"` is what this project adds, after SMPSO (Nebro et al. 2009): steps are constricted (Clerc and Kennedy 2002).
+Three things differ from SMPSO. The repository gives up the solutions that add the least area, where SMPSO measures crowding,
+and leaders win a tournament for that area. Turbulence changes a leader's place instead of a particle's own.
+
+No step loops over swarms or particles, and none asks the host for a number.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import torch
+from lightning.fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
+from fairnb.files import content_key, load_notes, load_tensors, save_tensors
+from fairnb.messages import unknown
+from fairnb.repository import (
+    Repository,
+    area_added,
+    dominates,
+    grid,
+    hypervolume,
+    non_dominated,
+    occupancy,
+    thin_by_area,
+    thin_by_grid,
+)
+
 Objectives = Callable[[Tensor], Tensor]  # positions [S, P, D] → objectives [S, P, 2]
+
+FLIGHTS = ("paper", "constricted")
+# SMPSO's values (Nebro et al. 2009); its polynomial mutation has the distribution index of Deb and Agrawal (1995).
+INERTIA, PULL, INDEX = 0.1, (1.5, 2.5), 20.0
+CACHE = 2**18  # coordinates that a CPU moves at once: a mebibyte in float32
 
 
 @dataclass(frozen=True)
@@ -30,6 +57,8 @@ class Swarm:
     particles: int = 50  # P
     iterations: int = 60
     repository: int = 100  # most solutions that a swarm remembers (A)
+    flight: str = "paper"  # or 'constricted', which uses `turbulence` and none of what follows it
+    turbulence: float = 0.5  # constricted: share of the particles that are put beside a leader at each step
     divisions: int = 10  # of each objective's range, in the adaptive grid
     inertia: tuple[float, float] = (0.1, 0.7)  # bounds of w
     cognitive: tuple[float, float] = (0.5, 2.0)  # bounds of c1
@@ -44,13 +73,16 @@ class Swarm:
         Raises:
             ValueError: with the value and what it must be.
         """
+        if self.flight not in FLIGHTS:
+            raise ValueError(unknown("flight", self.flight, FLIGHTS))
         for name in ("particles", "repository", "divisions"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.iterations < 0 or not 0 <= self.noise < float("inf") or not 0 <= self.accept_worse <= 1:
-            raise ValueError(
-                f"iterations={self.iterations} and noise={self.noise} must not be negative, accept_worse in [0, 1]"
-            )
+        if self.iterations < 0 or not 0 <= self.noise < float("inf"):
+            raise ValueError(f"iterations={self.iterations} and noise={self.noise} must not be negative")
+        for name in ("accept_worse", "turbulence"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1]")
         for name in ("inertia", "cognitive", "social"):
             low, high = getattr(self, name)
             if not low <= high:
@@ -93,186 +125,380 @@ def mopso(
     scale: Tensor | float = 1.0,
     bounds: tuple[Tensor | float, Tensor | float] | None = None,
     reference: Tensor | None = None,
+    saved: Path | None = None,
+    save_every: int = 25,
+    fabric: Fabric | None = None,
+    watch: Callable[[int, Flight], None] | None = None,
     progress: str | None = None,
 ) -> Fronts:
     """Search S Pareto fronts at once.
 
     Args:
-        objectives: scores positions float32 [S, P, D] as [S, P, 2], both minimised; NaN counts as the worst.
+        objectives: scores positions float32 [S, P, D] as [S, P, 2], both minimised. A position without a value (NaN,
+            infinite) is never remembered; at the start it is an error.
         start: float32 [S, P, D], the first positions; the repository begins with the non-dominated among them.
         swarm: how to fly; `start` must hold `swarm.particles` particles.
         generator: source of every random number, on `start`'s device.
-        scale: broadcasts against [S, P, D]; the unit of the perturbation's noise.
+        scale: broadcasts against [S, P, D]; the unit of noise.
         bounds: lower and upper limit of positions, each broadcasting against [S, P, D]; None leaves them free.
         reference: float64 [S, 2] for the hypervolume; by default the worst of each objective at the start.
+        saved: a file that receives the search every `save_every` iterations and from which a search that was stopped
+            goes on, to the same end. It is left to the caller to delete.
+        save_every: iterations between two savings.
+        fabric: where several processes fly the same search and share its scoring: the first of them saves, and all go on
+            from what it finds. None for one process.
+        watch: called with the number of the iteration and the flight, after the start (0) and after each iteration.
         progress: a title for the progress bar; None shows none.
 
     Returns:
         The repositories, with the history of their hypervolume.
 
     Raises:
-        ValueError: if `start` has other than [S, P, D] or the objectives other than [S, P, 2] values.
+        ValueError: before the first iteration, if `start` has other than [S, P, D] or the objectives other than [S, P, 2]
+            values, if an objective is NaN or infinite, bounds cross, a start lies outside them, the generator is on another
+            device, or `saved` holds another search.
     """
-    if start.dim() != 3 or start.shape[1] != swarm.particles:
-        raise ValueError(f"start has shape {tuple(start.shape)}, not [swarms, {swarm.particles} particles, dimensions]")
-    swarms, particles, dimensions = start.shape
-    own = torch.tensor([swarm.inertia, swarm.cognitive, swarm.social], dtype=start.dtype, device=start.device)  # [3, 2]
+    flight = Flight(start, swarm, generator, scale, bounds)
+    key = content_key([asdict(swarm), save_every, _digest(start), _digest(generator.get_state())])
+    history: list[Tensor] = []
+    first = fabric is None or fabric.is_global_zero
+    state = _saved_state(saved, key) if first and saved is not None else None
+    if fabric is not None and saved is not None:
+        state = fabric.broadcast(state)
+    if state is not None:
+        reference, history = state.pop("reference").to(start.device), list(state.pop("history").to(start.device))
+        flight.restore(state)
+    else:
+        flight.begin(_score(objectives, flight.positions))
+        if reference is None:
+            reference = flight.f.amax(dim=1)
+        history.append(hypervolume(flight.repository.objectives, reference))
+        if watch:
+            watch(0, flight)
 
-    def uniform(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator, device=start.device, dtype=start.dtype)
+    done = len(history) - 1
+    rounds = tqdm(
+        range(done, swarm.iterations), progress, swarm.iterations, False, initial=done, disable=not (first and progress)
+    )
+    for iteration in rounds:
+        flight.move()
+        flight.learn(_score(objectives, flight.positions))
+        history.append(hypervolume(flight.repository.objectives, reference))
+        if watch:
+            watch(iteration + 1, flight)
+        if first and saved is not None and (iteration + 1) % save_every == 0:
+            state = flight.state() | {"history": torch.stack(history), "reference": reference}
+            save_tensors(saved, state, search=key)
 
-    def score(x: Tensor) -> Tensor:
-        values = objectives(x[..., :dimensions])
-        if values.shape != (swarms, particles, 2):
-            raise ValueError(f"the objectives have shape {tuple(values.shape)}, not {(swarms, particles, 2)}")
-        return values.double().nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
-
-    # A particle's coordinates are its position and then its own w, c1, c2.
-    x = torch.cat([start, own[:, 0] + uniform(swarms, particles, 3) * (own[:, 1] - own[:, 0])], dim=-1)
-    v = torch.zeros_like(x)
-    f = score(x)
-    best_x, best_f = x.clone(), f.clone()
-    repo_x = x.new_zeros(swarms, swarm.repository, dimensions + 3)
-    repo_f = f.new_full((swarms, swarm.repository, 2), torch.inf)
-    repo_x, repo_f = _update_repository(repo_x, repo_f, x, f, swarm.divisions, uniform)
-    if reference is None:
-        reference = f.where(f.isfinite(), -torch.inf).amax(dim=1)
-    history = [hypervolume(repo_f, reference)]
-
-    for _ in tqdm(range(swarm.iterations), progress, disable=progress is None, mininterval=1, leave=False):
-        leader = _draw_leaders(repo_x, repo_f, best_x, swarm.divisions, generator)
-        w, c1, c2 = x[..., dimensions:].unsqueeze(-2).unbind(-1)  # [S, P, 1] each
-        v = w * v + c1 * uniform(*x.shape) * (best_x - x) + c2 * uniform(*x.shape) * (leader - x)
-        x = x + v
-        disturbed = _crowded(f, swarm.divisions, swarm.crowding) if swarm.noise else torch.zeros_like(f[..., 0]).bool()
-        shake = torch.randn(start.shape, generator=generator, device=start.device, dtype=start.dtype)
-        x[..., :dimensions] += disturbed.unsqueeze(-1) * swarm.noise * scale * shake
-        x, v = _keep_inside(x, v, dimensions, own, bounds)
-        f = score(x)
-
-        # Of two positions that do not dominate each other the new one is kept as often as the old (Coello et al.); a
-        # worse one only by a disturbed particle.
-        better, worse = _dominates(f, best_f), _dominates(best_f, f)
-        chance = torch.where(worse, torch.where(disturbed, swarm.accept_worse, 0.0), torch.where(better, 1.0, 0.5))
-        accepted = (uniform(swarms, particles) < chance).unsqueeze(-1)
-        best_x, best_f = torch.where(accepted, x, best_x), torch.where(accepted, f, best_f)
-        repo_x, repo_f = _update_repository(repo_x, repo_f, x, f, swarm.divisions, uniform)
-        history.append(hypervolume(repo_f, reference))
-
+    f = flight.repository.objectives.clone()
     return Fronts(
-        positions=repo_x[..., :dimensions].contiguous(),
-        objectives=repo_f,
-        mask=repo_f[..., 0].isfinite(),
+        positions=flight.repository.positions[..., : start.shape[-1]].masked_fill(f[..., :1].isinf(), 0.0),
+        objectives=f,
+        mask=f[..., 0].isfinite(),
         hypervolume=torch.stack(history),
         reference=reference,
-        evaluations=particles * (swarm.iterations + 1),
+        evaluations=swarm.particles * (swarm.iterations + 1),
     )
 
 
-def non_dominated(f: Tensor) -> Tensor:
-    """Which of [..., N, 2] points no other dominates, bool [..., N]; of equal points the first; never one with `inf`.
+def rescore(fronts: Fronts, objectives: Objectives) -> Fronts:
+    """Score anew what fronts hold, whose search was only steered by `objectives`' likeness; the non-dominated stay."""
+    f = torch.where(fronts.mask.unsqueeze(-1), _worst_where_undefined(_score(objectives, fronts.positions)), torch.inf)
+    mask = non_dominated(f)
+    f = f.masked_fill(~mask.unsqueeze(-1), torch.inf)
+    return replace(
+        fronts,
+        positions=fronts.positions.masked_fill(~mask.unsqueeze(-1), 0.0),
+        objectives=f,
+        mask=mask,
+        hypervolume=torch.cat([fronts.hypervolume[:-1], hypervolume(f, fronts.reference).unsqueeze(0)]),
+    )
 
-    Sorted by the first objective, then by the second, a point is dominated exactly when an earlier one has a second
-    objective as low.
+
+class Flight:
+    """The swarms in flight: what is moved, scored and remembered, iteration by iteration.
+
+    Attributes:
+        x: float32 [S, P, D + E], positions and, in the paper's flight, each particle's own w, c1, c2 (E = 3, else 0).
+        v: float32 [S, P, D + E], velocities.
+        f: float64 [S, P, 2], objectives.
+        best_x, best_f: of each particle's best position.
+        repository: the non-dominated solutions of each swarm.
+        disturbed: bool [S, P], the particles that noise has moved in this iteration.
     """
-    by_second = f[..., 1].sort(dim=-1, stable=True).indices
-    by_first = f[..., 0].gather(-1, by_second).sort(dim=-1, stable=True).indices
-    order = by_second.gather(-1, by_first)
-    second = f[..., 1].gather(-1, order)
-    lowest_before = torch.cat([torch.full_like(second[..., :1], torch.inf), second.cummin(-1).values[..., :-1]], dim=-1)
-    keep = torch.zeros_like(second, dtype=torch.bool).scatter(-1, order, second < lowest_before)
-    return keep & f.isfinite().all(-1)
+
+    def __init__(
+        self,
+        start: Tensor,
+        swarm: Swarm,
+        generator: torch.Generator,
+        scale: Tensor | float,
+        bounds: tuple[Tensor | float, Tensor | float] | None,
+    ) -> None:
+        """See `mopso`.
+
+        Raises:
+            ValueError: for a start, bounds or a generator that does not fit.
+        """
+        if start.dim() != 3 or start.shape[1] != swarm.particles:
+            raise ValueError(f"start has shape {tuple(start.shape)}, not [swarms, {swarm.particles} particles, dimensions]")
+        if generator.device.type != start.device.type:
+            raise ValueError(f"the generator is on {generator.device}, the start on {start.device}: make it there")
+        self.swarm, self.generator, self.dimensions = swarm, generator, start.shape[-1]
+        self.scale = torch.as_tensor(scale, dtype=start.dtype, device=start.device)
+        self.bounds = _check_bounds(bounds, start)
+        self.paper = swarm.flight == "paper"
+        # A block of swarms small enough for a CPU's cache is moved through all steps at once; a GPU takes all together.
+        size = max(1, CACHE // start[0].numel()) if start.device.type == "cpu" else len(start)
+        self.blocks = [slice(first, first + size) for first in range(0, len(start), size)]
+        self.own = torch.tensor([swarm.inertia, swarm.cognitive, swarm.social], dtype=start.dtype, device=start.device)
+        self.x = start.clone()
+        if self.paper:
+            between = self.own[:, 0] + self._uniform(*start.shape[:2], 3) * (self.own[:, 1] - self.own[:, 0])
+            self.x = torch.cat([start, between], dim=-1)
+        self.v = torch.zeros_like(self.x)
+        self.best_x = self.x.clone()
+        self.disturbed = torch.zeros(start.shape[:2], dtype=torch.bool, device=start.device)
+        self.repository = Repository(len(start), swarm.repository, self.x)
+
+    @property
+    def positions(self) -> Tensor:
+        """[S, P, D], without the particles' own parameters: a view."""
+        return self.x[..., : self.dimensions]
+
+    def begin(self, f: Tensor) -> None:
+        """Take the objectives of the start.
+
+        Raises:
+            ValueError: for one that is NaN or infinite.
+        """
+        if not bool(f.isfinite().all()):
+            s, p, _ = (~f.isfinite()).nonzero()[0].tolist()
+            values = f[s, p].tolist()
+            raise ValueError(f"swarm {s}, particle {p} starts with objectives {values}: both must be finite numbers")
+        self.f, self.best_f = f, f.clone()
+        self._remember()
+
+    def move(self) -> None:
+        """One step of every particle, towards its own best and a leader, and noise for some."""
+        leader = self._leaders()
+        self.disturbed = self._crowded() if self.paper else self.disturbed
+        for block in self.blocks:
+            x, v, best = self.x[block], self.v[block], self.best_x[block]
+            ahead = self.repository.x.index_select(0, leader[block].flatten()).view_as(x)
+            if self.paper:
+                self._step_of_paper(x, v, best, ahead)
+                self._perturb(x, block)
+            else:
+                shaken = round(self.swarm.turbulence * self.swarm.particles)
+                self._shake(x[:, :shaken], v[:, :shaken], ahead[:, :shaken], block)
+                self._step_constricted(x[:, shaken:], v[:, shaken:], best[:, shaken:], ahead[:, shaken:], block)
+            self._keep_inside(x, v, block)
+
+    def learn(self, f: Tensor) -> None:
+        """Take the objectives of the new positions: personal bests, then the repository."""
+        self.f = f = _worst_where_undefined(f)
+        worse, better = dominates(self.best_f, f), dominates(f, self.best_f)
+        if self.paper:
+            # Of two positions that do not dominate each other the new one is kept as often as the old (Coello et al.); a
+            # worse one only by a disturbed particle.
+            chance = torch.where(better, 1.0, 0.5).where(~worse, self.disturbed * self.swarm.accept_worse)
+            accepted = self._uniform(*worse.shape) < chance
+        else:
+            accepted = ~worse
+        accepted = accepted.unsqueeze(-1)
+        torch.where(accepted, self.x, self.best_x, out=self.best_x)
+        self.best_f = torch.where(accepted, f, self.best_f)
+        self._remember()
+
+    def _remember(self) -> None:
+        f = torch.cat([self.repository.objectives, self.f], dim=1)
+        size = self.swarm.repository
+        if self.paper:
+            keep = thin_by_grid(f, size, self.swarm.divisions, self._uniform(*f.shape[:2]))
+        else:
+            keep = thin_by_area(f, size)
+        self.repository.admit(self.x, self.f, keep)
+
+    # ------------------------------------------------------------------ the steps of a move
+
+    def _leaders(self) -> Tensor:
+        """Rows of the repository that lead each particle, int64 [S, P].
+
+        The paper's flight draws a cell by roulette, the thinner the likelier, then any solution in it; the constricted one
+        takes of two random solutions that which adds more area. No repository is empty: every start has objectives.
+        """
+        f, swarm = self.repository.objectives, self.swarm
+        held = f[..., 0].isfinite()
+        if self.paper:
+            cell = grid(f, swarm.divisions)
+            weight = held / occupancy(cell, swarm.divisions**2).float().square()  # 1/n for the cell, 1/n within it
+            chosen = torch.multinomial(weight, swarm.particles, replacement=True, generator=self.generator)
+        else:
+            place, area = area_added(f)
+            nth = self._uniform(len(f), 2 * swarm.particles) * held.sum(1, keepdim=True)
+            one, other = nth.long().clamp(max=swarm.repository - 1).chunk(2, dim=1)
+            chosen = place.gather(1, torch.where(area.gather(1, one) >= area.gather(1, other), one, other))
+        return self.repository.first + chosen
+
+    def _step_of_paper(self, x: Tensor, v: Tensor, best: Tensor, leader: Tensor) -> None:
+        """V ← wV + c1 r1 (best − X) + c2 r2 (leader − X), X ← X + V, with a particle's own w, c1, c2; r per coordinate."""
+        w, c1, c2 = x[..., self.dimensions :].clone().unsqueeze(-2).unbind(-1)  # [S, P, 1] each
+        v.mul_(w)
+        v.add_((best - x).mul_(self._coarse(x.shape)).mul_(c1))
+        v.add_(leader.sub_(x).mul_(self._coarse(x.shape)).mul_(c2))
+        x.add_(v)
+
+    def _perturb(self, x: Tensor, block: slice) -> None:
+        """Gaussian noise for the disturbed."""
+        if not self.swarm.noise:
+            return
+        positions = x[..., : self.dimensions]
+        size = (_rows(self.scale, block) * self.swarm.noise).expand_as(positions)
+        if x.device.type == "cpu":  # the host knows who is disturbed without waiting: it draws noise for them alone
+            s, p = self.disturbed[block].nonzero(as_tuple=True)
+            positions[s, p] += self._normal(len(s), self.dimensions) * size[s, p]
+        else:
+            positions.addcmul_(self._normal(*positions.shape), size * self.disturbed[block].unsqueeze(-1))
+
+    def _step_constricted(self, x: Tensor, v: Tensor, best: Tensor, leader: Tensor, block: slice) -> None:
+        """V ← χ (wV + c1 r1 (best − X) + c2 r2 (leader − X)), X ← X + V; c and r are drawn anew for each particle."""
+        low, high = PULL
+        c1, c2 = (low + (high - low) * self._uniform(*x.shape[:2], 1) for _ in range(2))
+        phi = (c1 + c2).clamp(min=4)
+        # 2 / (2 − φ − √(φ² − 4φ)) as published: negative. Above 4 a step is shortened and turned round, else left as it is.
+        chi = torch.where(c1 + c2 > 4, 2 / (2 - phi - (phi * phi - 4 * phi).sqrt()), 1.0)
+        to_best, to_leader = chi * c1 * self._uniform(*c1.shape), chi * c2 * self._uniform(*c1.shape)
+        v.mul_(chi * INERTIA).addcmul_(best, to_best).addcmul_(leader, to_leader).addcmul_(x, -(to_best + to_leader))
+        if self.bounds is not None:  # no faster than half the way between the bounds
+            half = (_rows(self.bounds[1], block) - _rows(self.bounds[0], block)) / 2
+            torch.minimum(torch.maximum(v, -half), half, out=v)
+        x.add_(v)
+
+    def _shake(self, x: Tensor, v: Tensor, leader: Tensor, block: slice) -> None:
+        """Turbulence: to a leader's place, changed by polynomial mutation of about one coordinate.
+
+        Where there are no bounds, which mutation needs, by Gaussian noise.
+        """
+        v.zero_()
+        x.copy_(leader)
+        if self.bounds is not None:
+            low, high = (_rows(bound, block) for bound in self.bounds)
+            u = self._uniform(*x.shape) * self.dimensions  # below 1, and then uniform again, for one coordinate of all
+            step = (1 - (1 - (2 * u - 1).abs()).clamp(min=0) ** (1 / (1 + INDEX))).copysign(u - 0.5)
+            x.add_(step.mul_(u < 1).mul_(high - low))
+        else:
+            size = _rows(self.scale, block) * self.swarm.noise
+            x.addcmul_(self._normal(*x.shape), size.expand_as(self.x[block])[:, : x.shape[1]])
+
+    def _keep_inside(self, x: Tensor, v: Tensor, block: slice) -> None:
+        """Put coordinates that left their bounds onto them, and turn their velocity round (Coello et al.)."""
+        limits = []
+        if self.bounds is not None:
+            limits.append((x[..., : self.dimensions], v[..., : self.dimensions], *(_rows(b, block) for b in self.bounds)))
+        if self.paper:
+            limits.append((x[..., self.dimensions :], v[..., self.dimensions :], self.own[:, 0], self.own[:, 1]))
+        for place, speed, low, high in limits:
+            inside = torch.minimum(torch.maximum(place, low), high)
+            speed.mul_(torch.where(inside == place, 1.0, -1.0))
+            place.copy_(inside)
+
+    def _crowded(self) -> Tensor:
+        """Particles in densely populated cells of objective space, bool [S, P]."""
+        if not self.swarm.noise:
+            return self.disturbed
+        cell = grid(self.f, self.swarm.divisions)
+        return (occupancy(cell, self.swarm.divisions**2) > self.swarm.crowding * self.swarm.particles) & (cell >= 0)
+
+    # ------------------------------------------------------------------ random numbers, saving
+
+    def _uniform(self, *shape: int) -> Tensor:
+        return torch.rand(*shape, generator=self.generator, device=self.generator.device)
+
+    def _coarse(self, shape: torch.Size) -> Tensor:
+        """Uniform numbers of 16 bits, four of one draw: drawing is the dearest part of moving many coordinates."""
+        draw = torch.empty(-(-shape.numel() // 4), dtype=torch.int64, device=self.generator.device)
+        bits = draw.random_(-(2**63), None, generator=self.generator).view(torch.int16)[: shape.numel()].view(shape)
+        return bits.to(self.x.dtype).add_(2**15 + 0.5).mul_(2**-16)
+
+    def _normal(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=self.generator, device=self.generator.device)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next iteration depends on."""
+        own = {name: getattr(self, name) for name in ("x", "v", "f", "best_x", "best_f", "disturbed")}
+        return own | {"held_x": self.repository.x, "held_f": self.repository.f, "random": self.generator.get_state()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` returned."""
+        self.generator.set_state(state.pop("random"))
+        self.repository.x.copy_(state.pop("held_x"))
+        self.repository.f.copy_(state.pop("held_f"))
+        for name, value in state.items():
+            setattr(self, name, value.to(self.x.device))
 
 
-def hypervolume(f: Tensor, reference: Tensor) -> Tensor:
-    """Area that [..., N, 2] points dominate below `reference` [..., 2], both objectives minimised: [...].
+def _saved_state(saved: Path, key: str) -> dict[str, Tensor] | None:
+    """What `saved` holds; None where there is no such file.
 
-    A point that is not better than the reference in both objectives adds nothing.
+    Raises:
+        ValueError: if it holds another search.
     """
-    clipped = torch.minimum(f, reference.unsqueeze(-2))
-    first, order = clipped[..., 0].sort(dim=-1)
-    second = clipped[..., 1].gather(-1, order)
-    ceiling = torch.cat([reference[..., 1:], second.cummin(-1).values[..., :-1]], dim=-1)
-    return ((reference[..., :1] - first) * (ceiling - second).clamp(min=0)).sum(-1)
+    if not saved.exists():
+        return None
+    if load_notes(saved).get("search") != key:
+        raise ValueError(f"{saved} holds another search: delete it, or give this one another file")
+    return load_tensors(saved)
 
 
-def _dominates(f: Tensor, g: Tensor) -> Tensor:
-    """Whether f is nowhere worse than g and somewhere better: [..., 2] twice to bool [...]."""
-    return (f <= g).all(-1) & (f < g).any(-1)
+def _score(objectives: Objectives, positions: Tensor) -> Tensor:
+    """Objectives float64 [S, P, 2].
 
-
-def _grid(f: Tensor, divisions: int) -> Tensor:
-    """Cell of each point in a grid over the range of the finite ones: int64 [S, N]; −1 for a point with `inf`."""
-    finite = f.isfinite().all(-1)
-    low = f.where(finite.unsqueeze(-1), torch.inf).amin(1, keepdim=True)
-    high = f.where(finite.unsqueeze(-1), -torch.inf).amax(1, keepdim=True)
-    place = ((f - low) / (high - low).clamp(min=1e-300) * divisions).nan_to_num(0.0).clamp(0, divisions - 1).long()
-    return torch.where(finite, place[..., 0] * divisions + place[..., 1], -1)
-
-
-def _occupancy(cell: Tensor) -> Tensor:
-    """How many points share each point's cell: int64 [S, N]."""
-    counts = torch.zeros(len(cell), int(cell.max()) + 2, dtype=torch.int64, device=cell.device)
-    counts.scatter_add_(1, cell + 1, torch.ones_like(cell))
-    return counts.gather(1, cell + 1)
-
-
-def _crowded(f: Tensor, divisions: int, share: float) -> Tensor:
-    """Particles in densely populated cells of objective space, bool [S, P]."""
-    cell = _grid(f, divisions)
-    return (_occupancy(cell) > share * f.shape[1]) & (cell >= 0)
-
-
-def _draw_leaders(repo_x: Tensor, repo_f: Tensor, best_x: Tensor, divisions: int, generator: torch.Generator) -> Tensor:
-    """A leader for each particle, [S, P, D + 3]: a cell by roulette, the thinner the likelier, then any solution in it.
-
-    A swarm whose repository is empty, because nothing it saw had a value, follows its own personal bests.
+    Raises:
+        ValueError: if they have another shape.
     """
-    cell = _grid(repo_f, divisions)
-    weight = torch.where(cell >= 0, 1.0 / _occupancy(cell).double().square(), 0.0)  # 1/n for the cell, 1/n within it
-    empty = (cell < 0).all(dim=1, keepdim=True)
-    chosen = torch.multinomial((weight + empty).float(), best_x.shape[1], replacement=True, generator=generator)
-    leader = repo_x.gather(1, chosen.unsqueeze(-1).expand(-1, -1, repo_x.shape[-1]))
-    return torch.where(empty.unsqueeze(-1), best_x, leader)
+    f = objectives(positions)
+    if f.shape != (*positions.shape[:2], 2):
+        raise ValueError(f"the objectives have shape {tuple(f.shape)}, not {(*positions.shape[:2], 2)}")
+    return f.double()
 
 
-def _update_repository(
-    repo_x: Tensor, repo_f: Tensor, x: Tensor, f: Tensor, divisions: int, uniform: Callable[..., Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Let the new positions in, drop what is dominated, and thin out the most crowded cells where there are too many."""
-    size = repo_f.shape[1]
-    f = torch.cat([repo_f, f], dim=1)
-    f = torch.where(non_dominated(f).unsqueeze(-1), f, torch.inf)
-    # Numbering the solutions of each cell in random order and keeping the lowest numbers takes one after the other from
-    # whichever cell is fullest. The two ends of the front always stay: they hold the lowest value of an objective.
-    rank = _number_within(_grid(f, divisions), uniform(*f.shape[:2]))
-    rank = rank.scatter(1, f.argmin(dim=1), -1.0)
-    rank = torch.where(f[..., 0].isfinite(), rank, torch.inf)
-    keep = rank.argsort(dim=1, stable=True)[:, :size]
-    f = f.gather(1, keep.unsqueeze(-1).expand(-1, -1, 2))
-    x = torch.cat([repo_x, x], dim=1).gather(1, keep.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
-    return x.masked_fill(f[..., :1].isinf(), 0.0), f
+def _worst_where_undefined(f: Tensor) -> Tensor:
+    """`inf` for both objectives where one is NaN or infinite: no such position is ever remembered."""
+    return torch.where(f.isfinite().all(-1, keepdim=True), f, torch.inf)
 
 
-def _number_within(cell: Tensor, priority: Tensor) -> Tensor:
-    """Number the points of each cell by rising priority in [0, 1), that priority added to break ties: [S, N]."""
-    order = priority.argsort(dim=1)
-    order = order.gather(1, cell.gather(1, order).argsort(dim=1, stable=True))
-    ordered = cell.gather(1, order)
-    place = torch.arange(cell.shape[1], device=cell.device).expand_as(cell)
-    opens = torch.ones_like(cell, dtype=torch.bool)
-    opens[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    number = place - torch.where(opens, place, 0).cummax(dim=1).values
-    return torch.zeros_like(priority).scatter(1, order, number.to(priority.dtype)) + priority
+def _check_bounds(bounds: tuple[Tensor | float, Tensor | float] | None, start: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Bounds as tensors of three dimensions.
+
+    Raises:
+        ValueError: if they cross, do not fit `start`, or leave some of it outside.
+    """
+    if bounds is None:
+        return None
+    low, high = (torch.as_tensor(bound, dtype=start.dtype, device=start.device) for bound in bounds)
+    low, high = (bound.reshape((1,) * (3 - bound.dim()) + bound.shape) for bound in (low, high))
+    try:
+        torch.broadcast_to(low, start.shape), torch.broadcast_to(high, start.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"bounds of shape {tuple(low.shape)} and {tuple(high.shape)} do not fit a start of {tuple(start.shape)}"
+        ) from None
+    crossed = (~(low <= high)).nonzero()
+    if len(crossed):
+        raise ValueError(f"bounds cross at coordinate {int(crossed[0, -1])}: the lower one must not be above the upper one")
+    outside = (~((start >= low) & (start <= high))).nonzero()
+    if len(outside):
+        s, p, d = outside[0].tolist()
+        value = float(start[s, p, d])
+        raise ValueError(f"swarm {s}, particle {p} starts outside the bounds: coordinate {d} is {value:g}")
+    return low, high
 
 
-def _keep_inside(
-    x: Tensor, v: Tensor, dimensions: int, own: Tensor, bounds: tuple[Tensor | float, Tensor | float] | None
-) -> tuple[Tensor, Tensor]:
-    """Put coordinates that left their bounds onto them, and turn their velocity round (Coello et al.)."""
-    inside = x.clone()
-    inside[..., dimensions:] = torch.minimum(torch.maximum(x[..., dimensions:], own[:, 0]), own[:, 1])
-    if bounds is not None:
-        low, high = (torch.as_tensor(bound, dtype=x.dtype, device=x.device) for bound in bounds)
-        inside[..., :dimensions] = torch.minimum(torch.maximum(x[..., :dimensions], low), high)
-    return inside, torch.where(inside == x, v, -v)
+def _rows(values: Tensor, block: slice) -> Tensor:
+    """The part of something that broadcasts against [S, P, D] which belongs to a block of swarms."""
+    return values[block] if values.dim() == 3 and len(values) > 1 else values
+
+
+def _digest(values: Tensor) -> str:
+    return hashlib.sha256(values.cpu().contiguous().numpy().tobytes()).hexdigest()

@@ -6,21 +6,30 @@ label's head; the multi-task fix (section 6) is one swarm a label whose particle
     search = multi_task(features["valid"], base.heads, Swarm(), seed=0, tolerance=0.05)
     base.model.replace_heads(search.heads)
 
-Heads are float32 [L, D + 1]: the D weights and the bias of each label.
+Heads are float32 [L, D + 1]: the D weights and the bias of each label. Dynamic weighting can move both fully
+connected layers: then the layer before them, float32 [D, F + 1], is searched too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
+from lightning.fabric import Fabric
 from torch import Tensor
 
 from fairnb.files import seeded
-from fairnb.metrics import accuracy, cells, contingency_table, count_cells, underestimation_index
-from fairnb.mopso import Fronts, Swarm, mopso
+from fairnb.messages import unknown
+from fairnb.metrics import accuracy, contingency_table, underestimation_index
+from fairnb.mopso import Fronts, Swarm, mopso, rescore
+from fairnb.scoring import DTYPES, Scorer
 from fairnb.training import Features
+
+LAYERS = ("last", "all")  # the heads, or both fully connected layers
+SAMPLE = 2**16  # images from which the unit of noise is taken, where there are more
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +45,7 @@ class Search:
         accuracy: per swarm, float64 [K]: likewise.
         picked: per swarm, which candidate was taken.
         heads: float32 [L, D + 1], the model that was picked; labels that were not searched keep the base model's head.
+        hidden: float32 [D, F + 1], the layer before, where it was searched too.
     """
 
     fronts: Fronts
@@ -43,16 +53,25 @@ class Search:
     accuracy: list[Tensor]
     picked: list[int]
     heads: Tensor
+    hidden: Tensor | None = None
 
 
-def predict(x: Tensor, heads: Tensor) -> Tensor:
-    """Predictions bool [..., L, N] from features [N, D] by heads [..., L, D + 1]: positive where the logit is above 0."""
-    return heads[..., :-1] @ x.T + heads[..., -1:] > 0
+def predict(x: Tensor, heads: Tensor, hidden: Tensor | None = None) -> Tensor:
+    """Predictions bool [..., L, N]: positive where the logit is above 0.
+
+    Args:
+        x: [N, D] features; [N, F], what the hidden layer reads, where one is given.
+        heads: [..., L, D + 1].
+        hidden: [D, F + 1] or None.
+    """
+    if hidden is not None:
+        x = (x @ hidden[:, :-1].T + hidden[:, -1]).relu()
+    return heads[..., :-1] @ x.T > -heads[..., -1:]
 
 
-def evaluate(features: Features, heads: Tensor) -> Tensor:
-    """Contingency tables int64 [..., L, G, 2, 2] of heads [..., L, D + 1] on a split."""
-    return contingency_table(predict(features.x, heads), features.labels.T, features.group, features.groups)
+def evaluate(features: Features, heads: Tensor, hidden: Tensor | None = None) -> Tensor:
+    """Contingency tables int64 [..., L, G, 2, 2] of heads [..., L, D + 1] on a split; for `hidden` see `predict`."""
+    return contingency_table(predict(features.x, heads, hidden), features.labels.T, features.group, features.groups)
 
 
 def pick(uei: Tensor, accuracy: Tensor, tolerance: float) -> int:
@@ -76,11 +95,16 @@ def dynamic_weighting(
     heads: Tensor,
     swarm: Swarm,
     *,
+    hidden: Tensor | None = None,
     searched: Tensor | None = None,
     seed: int = 0,
     tolerance: float = 0.05,
     epsilon: float = 0.01,
     spread: float = 0.1,
+    steer: str = "float32",
+    whiten: bool = False,
+    fabric: Fabric | None = None,
+    saved: Path | None = None,
 ) -> Search:
     """Search all heads at once for two weighted sums over the labels: equations 7 and 8.
 
@@ -90,33 +114,72 @@ def dynamic_weighting(
         valid: features of the validation split.
         heads: float32 [L, D + 1], the base model's.
         swarm: how to fly.
+        hidden: float32 [D, F + 1], the base model's layer before, to move both (`layers="all"`); `valid.x` is then what that
+            layer reads, [N, F]. None moves the heads alone.
         searched: bool [L], the labels that are summed and moved; all of them by default.
         seed: of the search.
         tolerance: mean accuracy that the picked model may lose.
         epsilon: ε of equation 8.
         spread: how far the first particles lie from the base model: at 1 their logits differ from its by as much as its
             own logits differ from 0.
+        steer: arithmetic of the search, 'float32' or 'bfloat16'; what is found is scored in float32 in any case.
+        whiten: search in coordinates in which the features are uncorrelated and of equal size, so that noise moves logits
+            alike in every direction. The first particles are the same heads as without. It is ours, not the paper's.
+        fabric: of the processes that share the images; None for one process.
+        saved: a file for a search that is stopped, see `mopso`.
 
     Raises:
-        ValueError: if no label is searched, or tolerance, epsilon or spread is negative.
+        ValueError: if no label is searched, the layers do not fit the features, or a setting is out of its range.
     """
     check_settings(tolerance, spread, epsilon)
     where = _searched(searched, heads)
-    start = heads[where].to(valid.x.device)
-    score = _scorer(valid, where)
+    device = valid.x.device
+    start = heads[where].to(device)
+    hidden = None if hidden is None else hidden.to(device)
+    check_search("last" if hidden is None else "all", steer, whiten)
+    _check_width(valid, heads, hidden)
+    particle = start.flatten() if hidden is None else torch.cat([start.flatten(), hidden.flatten()])
 
-    def objectives(x: Tensor) -> Tensor:  # [1, P, L·(D+1)]
-        tables = score(x[0].unflatten(-1, start.shape).transpose(0, 1))  # [L, P, G, 2, 2]
-        uei, acc = underestimation_index(tables), accuracy(tables)  # [L, P]
-        return torch.stack([(uei / (acc + epsilon)).sum(0), -(acc / (uei + epsilon)).sum(0)], dim=-1).unsqueeze(0)
+    def layers(x: Tensor) -> tuple[Tensor, Tensor | None]:  # [P, …] → [L, P, D + 1], [P, D, F + 1]
+        moved = x[:, : start.numel()].unflatten(-1, start.shape).transpose(0, 1)
+        return moved, None if hidden is None else x[:, start.numel() :].unflatten(-1, hidden.shape)
 
-    scale = _scale(valid, start).expand_as(start)
-    fronts = _fly(objectives, start.reshape(1, -1), scale.reshape(1, -1), swarm, spread, seed, "dynamic weighting")
-    candidates = torch.cat([start.reshape(1, -1), fronts.pareto_front(0)[0]]).unflatten(-1, start.shape)  # [K, L, D+1]
-    tables = score(candidates.transpose(0, 1))
+    def objectives(score: Scorer) -> Callable[[Tensor], Tensor]:
+        def values(x: Tensor) -> Tensor:  # [1, P, …]
+            tables = score(*layers(x[0]))  # [L, P, G, 2, 2]
+            uei, acc = underestimation_index(tables), accuracy(tables)  # [L, P]
+            return torch.stack([(uei / (acc + epsilon)).sum(0), -(acc / (uei + epsilon)).sum(0)], dim=-1).unsqueeze(0)
+
+        return values
+
+    if hidden is None:
+        scale = noise_unit(valid.x, start).expand_as(start).flatten()
+    else:
+        active = (valid.x[:SAMPLE] @ hidden[:, :-1].T + hidden[:, -1]).relu()
+        parts = [noise_unit(active, start).expand_as(start), noise_unit(valid.x, hidden).expand_as(hidden)]
+        scale = torch.cat([part.flatten() for part in parts])
+    fronts = _fly(
+        objectives,
+        valid,
+        where,
+        particle.unsqueeze(0),
+        scale.unsqueeze(0),
+        swarm,
+        spread,
+        seed,
+        "dynamic weighting",
+        steer,
+        whiten,
+        fabric,
+        saved,
+    )
+    candidates = torch.cat([particle.unsqueeze(0), fronts.pareto_front(0)[0]])
+    tables = Scorer(valid, where, fabric=fabric)(*layers(candidates))
     uei, acc = underestimation_index(tables).mean(0), accuracy(tables).mean(0)  # [K]
     chosen = pick(uei, acc, tolerance)
-    return Search(fronts, [uei], [acc], [chosen], _with_heads(heads, where, candidates[chosen]))
+    moved, found = layers(candidates[chosen : chosen + 1])
+    moved_heads, moved_hidden = _with_heads(heads, where, moved[:, 0]), None if found is None else found[0].cpu()
+    return Search(fronts, [uei], [acc], [chosen], moved_heads, moved_hidden)
 
 
 def multi_task(
@@ -128,27 +191,48 @@ def multi_task(
     seed: int = 0,
     tolerance: float = 0.05,
     spread: float = 0.1,
+    steer: str = "float32",
+    whiten: bool = False,
+    fabric: Fabric | None = None,
+    saved: Path | None = None,
 ) -> Search:
     """Search each label's head on its own, all labels in parallel, for its UEI and its error 1 − accuracy (section 6).
 
     The arguments are those of `dynamic_weighting`; `tolerance` is the accuracy that each label may lose.
 
     Raises:
-        ValueError: if no label is searched, or tolerance or spread is negative.
+        ValueError: if no label is searched, the heads do not fit the features, or a setting is out of its range.
     """
     check_settings(tolerance, spread)
     where = _searched(searched, heads)
     start = heads[where].to(valid.x.device)
-    score = _scorer(valid, where)
+    _check_width(valid, heads, None)
 
-    def objectives(x: Tensor) -> Tensor:  # [L, P, D+1]
-        tables = score(x)
-        return torch.stack([underestimation_index(tables), 1 - accuracy(tables)], dim=-1)
+    def objectives(score: Scorer) -> Callable[[Tensor], Tensor]:
+        def values(x: Tensor) -> Tensor:  # [L, P, D + 1]
+            tables = score(x)
+            return torch.stack([underestimation_index(tables), 1 - accuracy(tables)], dim=-1)
+
+        return values
 
     worst = torch.ones(len(start), 2, dtype=torch.float64, device=start.device)
-    scale = _scale(valid, start)
-    fronts = _fly(objectives, start, scale, swarm, spread, seed, "multi-task fix", reference=worst)
-    base = score(start.unsqueeze(1))
+    fronts = _fly(
+        objectives,
+        valid,
+        where,
+        start,
+        noise_unit(valid.x, start),
+        swarm,
+        spread,
+        seed,
+        "multi-task fix",
+        steer,
+        whiten,
+        fabric,
+        saved,
+        reference=worst,
+    )
+    base = Scorer(valid, where, fabric=fabric)(start.unsqueeze(1))
     uei, acc, picked, found = [], [], [], []
     for label in range(len(start)):
         positions, values = fronts.pareto_front(label)
@@ -171,6 +255,39 @@ def check_settings(tolerance: float, spread: float, epsilon: float = 1.0) -> Non
         raise ValueError(f"epsilon={epsilon} must be above 0: it keeps the weights finite")
 
 
+def check_search(layers: str, steer: str, whiten: bool) -> None:
+    """Refuse a way to search that there is not.
+
+    Raises:
+        ValueError: for layers other than 'last' and 'all', an unknown arithmetic, or both layers in whitened coordinates.
+    """
+    if layers not in LAYERS:
+        raise ValueError(unknown("layers", layers, LAYERS))
+    if steer not in DTYPES:
+        raise ValueError(unknown("arithmetic (steer)", steer, DTYPES))
+    if layers == "all" and whiten:
+        raise ValueError("whiten=True is for heads alone: with layers='all', leave it out")
+
+
+def noise_unit(x: Tensor, layer: Tensor) -> Tensor:
+    """Unit of noise for each row of a layer [R, D + 1] that reads x [N, D]: float32 [R, 1].
+
+    Gaussian noise of this size moves what a unit puts out as far as that lies from 0 (rms).
+    """
+    x = x[:SAMPLE]
+    output = x @ layer[:, :-1].T + layer[:, -1]
+    length = x.square().sum(1).add(1).mean().sqrt()  # of an image's features with the bias's 1
+    return (output.square().mean(0).sqrt() / length).unsqueeze(1)
+
+
+def scatter(centre: Tensor, size: Tensor, particles: int, generator: torch.Generator) -> Tensor:
+    """First particles [S, P, D] around `centre` [S, D], itself among them: Gaussian noise of `size`, [S, 1] or [S, D]."""
+    shape = (len(centre), particles, centre.shape[-1])
+    away = torch.randn(shape, generator=generator, device=centre.device) * size.unsqueeze(1)
+    away[:, 0] = 0
+    return centre.unsqueeze(1) + away
+
+
 def _searched(searched: Tensor | None, heads: Tensor) -> Tensor:
     """Indices of the labels searched, int64 on the CPU."""
     where = torch.arange(len(heads)) if searched is None else searched.cpu().nonzero().squeeze(1)
@@ -185,47 +302,75 @@ def _with_heads(heads: Tensor, where: Tensor, found: Tensor) -> Tensor:
     return result
 
 
-def _scorer(features: Features, where: Tensor) -> Callable[[Tensor], Tensor]:
-    """A function from heads [L, P, D + 1] to tables [L, P, G, 2, 2]: one matrix product, a threshold, a count."""
-    member = torch.nn.functional.one_hot(features.group, features.groups)
-    cell = cells(features.labels[:, where].T, member)  # [L, N, G·2]
-    x = torch.cat([features.x, torch.ones_like(features.x[:, :1])], dim=1).T.contiguous()  # [D+1, N]
-
-    def score(heads: Tensor) -> Tensor:
-        logits = heads.flatten(0, 1) @ x  # [L·P, N]
-        return count_cells((logits > 0).unflatten(0, heads.shape[:2]), cell)
-
-    return score
+def _check_width(features: Features, heads: Tensor, hidden: Tensor | None) -> None:
+    width = heads.shape[1] - 1 if hidden is None else hidden.shape[1] - 1
+    if features.x.shape[1] != width:
+        raise ValueError(f"features of {features.x.shape[1]} columns do not fit a layer that reads {width}")
+    if hidden is not None and len(hidden) != heads.shape[1] - 1:
+        raise ValueError(f"the hidden layer has {len(hidden)} units, the heads {heads.shape[1] - 1} weights")
 
 
-def _scale(features: Features, heads: Tensor) -> Tensor:
-    """Unit of noise for each head, [L, 1]: Gaussian noise of this size moves a logit as far as logits lie from 0 (rms)."""
-    logits = features.x @ heads[:, :-1].T + heads[:, -1]
-    length = features.x.square().sum(1).add(1).mean().sqrt()  # of an image's features with the bias's 1
-    return (logits.square().mean(0).sqrt() / length).unsqueeze(1)
+class _Whitened:
+    """Coordinates of a head in which the features x [N, D] have mean 0, no correlations and variance 1.
+
+    Directions in which they hardly vary, below a ten-thousandth of the most, count as if they varied so much.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        x = x[:SAMPLE].double()
+        self.mean = x.mean(0)
+        variance, axes = torch.linalg.eigh((x - self.mean).T @ (x - self.mean) / len(x))
+        deviation = variance.clamp(min=1e-4 * float(variance.max())).sqrt()
+        self.shrink, self.stretch = (axes / deviation) @ axes.T, (axes * deviation) @ axes.T
+        self.x = ((x - self.mean) @ self.shrink).float()  # of the sample
+
+    def enter(self, positions: Tensor) -> Tensor:
+        """Positions [..., H·(D + 1)] of H heads, in these coordinates."""
+        heads = positions.unflatten(-1, (-1, len(self.mean) + 1)).double()
+        weights, bias = heads[..., :-1], heads[..., -1:]
+        return torch.cat([weights @ self.stretch, bias + (weights @ self.mean).unsqueeze(-1)], dim=-1).flatten(-2).float()
+
+    def leave(self, positions: Tensor) -> Tensor:
+        """Positions [..., H·(D + 1)] in the features' own coordinates again."""
+        heads = positions.unflatten(-1, (-1, len(self.mean) + 1))
+        weights = heads[..., :-1] @ self.shrink.float()
+        return torch.cat([weights, heads[..., -1:] - (weights @ self.mean.float()).unsqueeze(-1)], dim=-1).flatten(-2)
 
 
 def _fly(
-    objectives: Callable[[Tensor], Tensor],
+    objectives: Callable[[Scorer], Callable[[Tensor], Tensor]],
+    valid: Features,
+    where: Tensor,
     centre: Tensor,
     scale: Tensor,
     swarm: Swarm,
     spread: float,
     seed: int,
     title: str,
+    steer: str,
+    whiten: bool,
+    fabric: Fabric | None,
+    saved: Path | None,
     reference: Tensor | None = None,
 ) -> Fronts:
     """Scatter the first particles around `centre` [S, D], itself among them, and search; `scale` is [S, 1] or [S, D]."""
     generator = seeded(seed, title, device=centre.device)
-    shape = (len(centre), swarm.particles, centre.shape[-1])
-    away = torch.randn(shape, generator=generator, device=centre.device) * (scale * spread).unsqueeze(1)
-    away[:, 0] = 0
-    return mopso(
-        objectives,
-        centre.unsqueeze(1) + away,
-        swarm,
-        generator=generator,
-        scale=scale.unsqueeze(1),
-        reference=reference,
-        progress=title,
-    )
+    particles = scatter(centre, scale * spread, swarm.particles, generator)
+    score = objectives(Scorer(valid, where, fabric=fabric))
+    quick = score if steer == "float32" else objectives(Scorer(valid, where, dtype=steer, fabric=fabric))
+    flying: dict[str, Any] = {
+        "generator": generator,
+        "reference": reference,
+        "saved": saved,
+        "fabric": fabric,
+        "progress": title,
+    }
+    if not whiten:
+        fronts = mopso(quick, particles, swarm, scale=scale.unsqueeze(1), **flying)
+        return fronts if steer == "float32" else rescore(fronts, score)
+    frame = _Whitened(valid.x)
+    heads = frame.enter(centre).unflatten(-1, (-1, valid.x.shape[1] + 1))  # [S, H, D + 1]
+    scale = noise_unit(frame.x, heads.flatten(0, 1)).expand(-1, heads.shape[-1]).reshape(len(centre), 1, -1)
+    fronts = mopso(lambda x: quick(frame.leave(x)), frame.enter(particles), swarm, scale=scale, **flying)
+    # Scored once more where they are used: the way back rounds a little differently for other numbers of particles.
+    return rescore(replace(fronts, positions=frame.leave(fronts.positions)), score)

@@ -243,3 +243,19 @@ def test_an_experiment_on_drawn_faces_with_another_sensitive_attribute(tmp_path)
         Experiment("young", data="drawn", drawn=[64, 40, 41], recipe=recipe, **settings)
     with pytest.raises(ValueError, match="drawn_seed was 0, now 1"):
         Experiment("young", data="drawn", drawn=[64, 40, 40], drawn_seed=1, recipe=recipe, **settings)
+
+
+def test_both_layers_are_searched_on_what_they_read(celeba, tmp_path):
+    run = experiment(celeba, tmp_path)
+    with pytest.raises(ValueError, match="unknown layers 'both': choose from all, last"):
+        run.dynamic_weighting(SWARM, tolerance=0.1, spread=0.1, epsilon=0.01, layers="both")
+    search = run.dynamic_weighting(SWARM, tolerance=0.1, spread=0.1, epsilon=0.01, layers="all")
+    base = run.base_model()
+    base.model.replace_heads(search.heads, search.hidden)
+    logits = run.logits(base.model, "test")
+    rows = run.labels().query("method == 'dynamic weighting' and split == 'test'").set_index("label")
+    truth = run.features()["test"].labels
+    for column, label in enumerate(run.faces.label_names):
+        agreed = ((logits[:, column] > 0) == truth[:, column]).double().mean()
+        assert rows.accuracy[label] == pytest.approx(float(agreed), abs=0.02)  # batches round otherwise than one product
+    assert not (run.folder / "dynamic_weighting_search.safetensors").exists()

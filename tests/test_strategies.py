@@ -119,3 +119,58 @@ def test_bad_settings_are_named(biased):
         multi_task(valid, heads, SWARM, tolerance=-0.1)
     with pytest.raises(ValueError, match="no label is searched"):
         multi_task(valid, heads, SWARM, searched=torch.zeros(4, dtype=torch.bool))
+
+
+def test_both_layers_can_move(biased):
+    """The hidden layer starts as the identity: features are positive, so it changes nothing until it moves."""
+    valid, heads = biased
+    hidden = torch.cat([torch.eye(8), torch.zeros(8, 1)], dim=1)
+    search = dynamic_weighting(valid, heads, SWARM, hidden=hidden, seed=1, tolerance=0.03)
+    before, after = evaluate(valid, heads), evaluate(valid, search.heads, search.hidden)
+    assert torch.equal(evaluate(valid, heads, hidden), before)
+    assert search.hidden is not None
+    assert search.hidden.shape == hidden.shape
+    assert not torch.equal(search.hidden, hidden)
+    assert underestimation_index(after).mean() < underestimation_index(before).mean()
+    assert accuracy(after).mean() >= accuracy(before).mean() - 0.03 - 1e-9
+    assert search.uei[0][search.picked[0]].item() == pytest.approx(float(underestimation_index(after).mean()))
+
+
+@pytest.mark.parametrize("settings", [{"steer": "bfloat16"}, {"whiten": True}, {"steer": "bfloat16", "whiten": True}])
+@pytest.mark.parametrize("find", [dynamic_weighting, multi_task])
+def test_what_is_reported_is_exact(biased, find, settings):
+    """However the search is steered, its front is that of its heads, on the features as they are, in float32."""
+    valid, heads = biased
+    search = find(valid, heads, SWARM, seed=2, **settings)
+    tables = evaluate(valid, search.heads)
+    uei, acc = underestimation_index(tables), accuracy(tables)
+    if find is multi_task:
+        for label in range(4):
+            assert search.uei[label][search.picked[label]].item() == uei[label].item()
+            assert search.accuracy[label][search.picked[label]].item() == pytest.approx(acc[label].item(), abs=1e-12)
+    assert uei.mean() < underestimation_index(evaluate(valid, heads)).mean()
+
+
+def test_white_features_are_uncorrelated_and_heads_come_back(biased):
+    from fairnb.strategies import _Whitened
+
+    valid, heads = biased
+    white = _Whitened(valid.x)
+    x = white.x
+    torch.testing.assert_close(x.mean(0), torch.zeros(8), atol=1e-5, rtol=0)
+    torch.testing.assert_close(x.T @ x / len(x), torch.eye(8), atol=1e-4, rtol=0)
+    inside = white.enter(heads)
+    torch.testing.assert_close(white.leave(inside), heads, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        x @ inside[:, :-1].T + inside[:, -1], valid.x @ heads[:, :-1].T + heads[:, -1], atol=1e-4, rtol=1e-4
+    )
+
+
+def test_layers_that_do_not_fit_are_named(biased):
+    valid, heads = biased
+    with pytest.raises(ValueError, match="features of 8 columns do not fit a layer that reads 7"):
+        multi_task(valid, heads[:, 1:], SWARM)
+    with pytest.raises(ValueError, match="the hidden layer has 5 units, the heads 8 weights"):
+        dynamic_weighting(valid, heads, SWARM, hidden=torch.zeros(5, 9))
+    with pytest.raises(ValueError, match="whiten=True is for heads alone"):
+        dynamic_weighting(valid, heads, SWARM, hidden=torch.zeros(8, 9), whiten=True)

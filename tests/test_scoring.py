@@ -1,0 +1,133 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fairnb import scoring
+from fairnb.files import load_notes
+from fairnb.metrics import contingency_table
+from fairnb.mopso import Flight, Swarm
+from fairnb.scoring import Scorer
+from fairnb.strategies import evaluate, multi_task
+from fairnb.training import Features
+
+
+def make(rows=5000, columns=12, labels=3, groups=2):
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, columns, generator=draw).relu()
+    truth = x[:, :labels] + 0.5 * torch.randn(rows, labels, generator=draw) > 1.4
+    return Features(x, truth, torch.randint(groups, (rows,), generator=draw), groups)
+
+
+def some_heads(particles=7, labels=3, columns=12):
+    return torch.randn(labels, particles, columns + 1, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("groups", [2, 3])
+def test_tables_are_those_of_the_predictions(groups):
+    features, heads = make(groups=groups), some_heads()
+    expected = evaluate(features, heads.transpose(0, 1)).transpose(0, 1)
+    assert torch.equal(Scorer(features)(heads), expected)
+    chosen = torch.tensor([2, 0])
+    assert torch.equal(Scorer(features, chosen)(heads[chosen]), expected[chosen])
+
+
+def test_bfloat16_counts_every_image_once():
+    """Its product is rounded, its counts are not: each table is that of its own predictions."""
+    features, heads = make(), some_heads()
+    tables = Scorer(features, dtype="bfloat16")(heads)
+    assert bool((tables.sum((-3, -2, -1)) == 5000).all())
+    assert torch.equal(tables.sum(-1), Scorer(features)(heads).sum(-1))  # groups and truth
+    # With whole numbers bfloat16 rounds nothing.
+    whole = Features((features.x * 4).round(), features.labels, features.group, 2)
+    heads = heads.sign() * torch.tensor([1.0] * 12 + [0.5])
+    assert torch.equal(Scorer(whole, dtype="bfloat16")(heads), Scorer(whole)(heads))
+
+
+def test_both_layers_moving_is_the_network_of_each_particle():
+    features, draw = make(rows=700), torch.Generator().manual_seed(2)
+    hidden = torch.randn(7, 5, 13, generator=draw)
+    heads = some_heads(columns=5)
+    tables = Scorer(features)(heads, hidden)
+    for p in range(7):
+        active = (features.x @ hidden[p, :, :-1].T + hidden[p, :, -1]).relu()
+        predicted = active @ heads[:, p, :-1].T + heads[:, p, -1] > 0
+        assert torch.equal(tables[:, p], contingency_table(predicted.T, features.labels.T, features.group, 2))
+        assert torch.equal(tables[:, p], evaluate(features, heads[:, p], hidden[p]))
+
+
+def test_a_few_particles_at_a_time_is_the_same(monkeypatch):
+    features, hidden = make(rows=300), torch.randn(7, 5, 13, generator=torch.Generator().manual_seed(2))
+    together = Scorer(features)(some_heads(columns=5), hidden)
+    monkeypatch.setattr(scoring, "HIDDEN", 2 * 5 * 300)
+    assert torch.equal(Scorer(features)(some_heads(columns=5), hidden), together)
+
+
+def test_features_may_lie_in_a_file(tmp_path):
+    features, path = make(), tmp_path / "x.bin"
+    path.write_bytes(features.x.numpy().tobytes())
+    mapped = torch.from_file(str(path), size=features.x.numel()).view_as(features.x)
+    other = Features(mapped, features.labels, features.group, 2)
+    assert torch.equal(Scorer(other)(some_heads()), Scorer(features)(some_heads()))
+
+
+def test_what_is_summed_does_not_grow_with_the_images():
+    assert Scorer(make(5000)).bytes_summed(7) == Scorer(make(100)).bytes_summed(7) == 3 * 7 * 2 * 2 * 8
+
+
+def test_bad_input_is_named():
+    features = make(10)
+    with pytest.raises(ValueError, match="10 rows in x, 9 rows in labels, 10 rows in group"):
+        Features(features.x, features.labels[1:], features.group, 2)
+    with pytest.raises(ValueError, match=r"unknown arithmetic \(steer\) 'float16': did you mean 'bfloat16'"):
+        Scorer(features, dtype="float16")
+
+
+def search(folder: str) -> None:
+    """What each process of the test below runs: a search that saves itself, and goes on from what it finds saved."""
+    from lightning.fabric import Fabric
+
+    moves: list[None] = []
+    move = Flight.move
+
+    def count(flight: Flight) -> None:
+        moves.append(None)
+        move(flight)
+
+    Flight.move = count  # type: ignore[method-assign, assignment]
+    fabric = Fabric(accelerator="cpu")
+    heads = torch.cat([torch.eye(3, 12), torch.full((3, 1), -1.9)], dim=1)
+    saved = Path(folder) / "search.safetensors"
+    swarm = Swarm(particles=20, iterations=30)
+    found = multi_task(make(9000), heads, swarm, whiten=True, fabric=fabric, saved=saved)
+    if fabric.is_global_zero:
+        fronts = {"positions": found.fronts.positions, "objectives": found.fronts.objectives, "heads": found.heads}
+        notes = {"moves": str(len(moves))}
+        save_file(fronts, Path(folder) / f"{fabric.world_size}.safetensors", notes)
+
+
+@pytest.mark.slow
+def test_any_number_of_processes_finds_the_same_front(tmp_path):
+    """One, two, and four processes that go on from what two have saved at the 25th of 30 iterations."""
+    moves = []
+    for processes in (1, 2, 4):
+        if processes < 4:
+            (tmp_path / "search.safetensors").unlink(missing_ok=True)
+        command = [sys.executable, "-m", "lightning.fabric.cli", "--accelerator=cpu", f"--devices={processes}"]
+        done = subprocess.run(
+            [*command, __file__, str(tmp_path)], capture_output=True, text=True, cwd=Path(__file__).parents[1]
+        )
+        assert done.returncode == 0, done.stderr
+        moves.append(load_notes(tmp_path / f"{processes}.safetensors")["moves"])
+    assert moves == ["30", "30", "5"]
+    one, two, four = (load_file(tmp_path / f"{processes}.safetensors") for processes in (1, 2, 4))
+    for name, value in one.items():
+        assert torch.equal(value, two[name])
+        assert torch.equal(value, four[name])
+
+
+if __name__ == "__main__":
+    search(sys.argv[1])
