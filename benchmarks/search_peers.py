@@ -71,8 +71,8 @@ def main() -> int:
         for seed in range(arguments.seeds):
             for method, settings in OURS.items():
                 begun = time.perf_counter()
-                swarm = Swarm(particles=PARTICLES, iterations=ITERATIONS - 1, noise=float(settings["noise"]))
-                whiten = bool(settings["whiten"])
+                how = {name: value for name, value in settings.items() if name != "whiten"}
+                swarm, whiten = Swarm(particles=PARTICLES, iterations=ITERATIONS - 1, **how), "whiten" in settings
                 search = multi_task(task.valid, task.heads, swarm, searched=task.searched, seed=seed, whiten=whiten)
                 share = float(task.share(search.fronts.objectives).mean())
                 rows.append((method, "", seed, share, time.perf_counter() - begun))
@@ -95,9 +95,10 @@ def main() -> int:
     return int(not kept)
 
 
-OURS = {
+OURS: dict[str, dict[str, Any]] = {
     "fairnb, whitened": {"whiten": True, "noise": 0.2},
-    "fairnb, paper": {"whiten": False, "noise": 0.1},
+    "fairnb, paper": {},
+    "fairnb, constricted": {"flight": "constricted"},
 }
 
 

@@ -95,6 +95,11 @@ def content_key(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def digest(values: Tensor) -> str:
+    """What names a tensor's values in a key."""
+    return hashlib.sha256(values.cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
 def seeded(*parts: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator of its own for one purpose: the seed and the names of what it is for, hashed together."""
     digest = hashlib.sha256(" ".join(map(str, parts)).encode()).digest()

@@ -11,14 +11,14 @@ There are two ways to fly, chosen by one argument, `Swarm(flight=…)`. Both min
 
 `"constricted"` is what this project adds, after SMPSO (Nebro et al. 2009): steps are constricted (Clerc and Kennedy 2002).
 Three things differ from SMPSO. The repository gives up the solutions that add the least area, where SMPSO measures crowding,
-and leaders win a tournament for that area. Turbulence changes a leader's place instead of a particle's own.
+and leaders win a tournament for that area. Turbulence changes a leader's place instead of a particle's own: about one
+coordinate of it, or all by Gaussian noise where there are no bounds, as in the searches for heads.
 
 No step loops over swarms or particles, and none asks the host for a number.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
-from fairnb.files import content_key, load_notes, load_tensors, save_tensors
+from fairnb.files import content_key, digest, load_notes, load_tensors, save_tensors
 from fairnb.messages import unknown
 from fairnb.repository import (
     Repository,
@@ -57,7 +57,7 @@ class Swarm:
     particles: int = 50  # P
     iterations: int = 60
     repository: int = 100  # most solutions that a swarm remembers (A)
-    flight: str = "paper"  # or 'constricted', which uses `turbulence` and none of what follows it
+    flight: str = "paper"  # or 'constricted', which uses `turbulence`, `noise` where there are no bounds, and no more
     turbulence: float = 0.5  # constricted: share of the particles that are put beside a leader at each step
     divisions: int = 10  # of each objective's range, in the adaptive grid
     inertia: tuple[float, float] = (0.1, 0.7)  # bounds of w
@@ -78,6 +78,10 @@ class Swarm:
         for name in ("particles", "repository", "divisions"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.flight == "constricted" and self.repository < 2:
+            raise ValueError(
+                f"repository={self.repository} must be at least 2 for the constricted flight: a front has two ends"
+            )
         if self.iterations < 0 or not 0 <= self.noise < float("inf"):
             raise ValueError(f"iterations={self.iterations} and noise={self.noise} must not be negative")
         for name in ("accept_worse", "turbulence"):
@@ -97,7 +101,8 @@ class Fronts:
         positions: float32 [S, A, D]; zero where there is no solution.
         objectives: float64 [S, A, 2], minimised; `inf` where there is no solution.
         mask: bool [S, A], where there is one.
-        hypervolume: float64 [T + 1, S], dominated area below `reference`: of the start, then after each iteration.
+        hypervolume: float64 [T + 1, S], dominated area below `reference`: of the start, then after each iteration. Where a
+            search was steered in less than float32, only the last is exact.
         reference: float64 [S, 2].
         evaluations: positions scored per swarm.
     """
@@ -127,6 +132,7 @@ def mopso(
     reference: Tensor | None = None,
     saved: Path | None = None,
     save_every: int = 25,
+    named: str = "",
     fabric: Fabric | None = None,
     watch: Callable[[int, Flight], None] | None = None,
     progress: str | None = None,
@@ -145,6 +151,7 @@ def mopso(
         saved: a file that receives the search every `save_every` iterations and from which a search that was stopped
             goes on, to the same end. It is left to the caller to delete.
         save_every: iterations between two savings.
+        named: what the objectives are, for `saved`: a search is only gone on with under the same name.
         fabric: where several processes fly the same search and share its scoring: the first of them saves, and all go on
             from what it finds. None for one process.
         watch: called with the number of the iteration and the flight, after the start (0) and after each iteration.
@@ -159,9 +166,14 @@ def mopso(
             device, or `saved` holds another search.
     """
     flight = Flight(start, swarm, generator, scale, bounds)
-    key = content_key([asdict(swarm), save_every, _digest(start), _digest(generator.get_state())])
+    if reference is not None and reference.shape != (len(start), 2):
+        raise ValueError(f"the reference has shape {tuple(reference.shape)}, not {(len(start), 2)}: a point for each swarm")
     history: list[Tensor] = []
-    first = fabric is None or fabric.is_global_zero
+    first, key = fabric is None or fabric.is_global_zero, ""
+    if saved is not None:
+        values = [start, generator.get_state(), flight.scale, *(flight.bounds or ())]
+        values += [] if reference is None else [reference]
+        key = content_key([asdict(swarm), named, *(digest(value) for value in values)])
     state = _saved_state(saved, key) if first and saved is not None else None
     if fabric is not None and saved is not None:
         state = fabric.broadcast(state)
@@ -242,7 +254,7 @@ class Flight:
         """
         if start.dim() != 3 or start.shape[1] != swarm.particles:
             raise ValueError(f"start has shape {tuple(start.shape)}, not [swarms, {swarm.particles} particles, dimensions]")
-        if generator.device.type != start.device.type:
+        if generator.device.type != start.device.type or (generator.device.index or 0) != (start.device.index or 0):
             raise ValueError(f"the generator is on {generator.device}, the start on {start.device}: make it there")
         self.swarm, self.generator, self.dimensions = swarm, generator, start.shape[-1]
         self.scale = torch.as_tensor(scale, dtype=start.dtype, device=start.device)
@@ -498,7 +510,3 @@ def _check_bounds(bounds: tuple[Tensor | float, Tensor | float] | None, start: T
 def _rows(values: Tensor, block: slice) -> Tensor:
     """The part of something that broadcasts against [S, P, D] which belongs to a block of swarms."""
     return values[block] if values.dim() == 3 and len(values) > 1 else values
-
-
-def _digest(values: Tensor) -> str:
-    return hashlib.sha256(values.cpu().contiguous().numpy().tobytes()).hexdigest()

@@ -95,7 +95,9 @@ class Scorer:
         return cells(self.labels[:, rows], member)
 
     def _sum(self, counts: Tensor) -> Tensor:
-        return counts if self.fabric is None else self.fabric.all_reduce(counts, reduce_op="sum")  # type: ignore[return-value]
+        if self.fabric is not None and self.fabric.world_size > 1:
+            torch.distributed.all_reduce(counts)  # Fabric's own would have the processes wait for each other first
+        return counts
 
 
 def _predict(x: Tensor, heads: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from fairnb.files import seeded
+from fairnb.files import content_key, digest, seeded
 from fairnb.messages import unknown
 from fairnb.metrics import accuracy, contingency_table, underestimation_index
 from fairnb.mopso import Fronts, Swarm, mopso, rescore
@@ -168,6 +168,7 @@ def dynamic_weighting(
         spread,
         seed,
         "dynamic weighting",
+        f"dynamic weighting, epsilon {epsilon}, layers {'last' if hidden is None else 'all'}",
         steer,
         whiten,
         fabric,
@@ -225,6 +226,7 @@ def multi_task(
         swarm,
         spread,
         seed,
+        "multi-task fix",
         "multi-task fix",
         steer,
         whiten,
@@ -322,6 +324,7 @@ class _Whitened:
         variance, axes = torch.linalg.eigh((x - self.mean).T @ (x - self.mean) / len(x))
         deviation = variance.clamp(min=1e-4 * float(variance.max())).sqrt()
         self.shrink, self.stretch = (axes / deviation) @ axes.T, (axes * deviation) @ axes.T
+        self.back, self.origin = self.shrink.float(), self.mean.float()
         self.x = ((x - self.mean) @ self.shrink).float()  # of the sample
 
     def enter(self, positions: Tensor) -> Tensor:
@@ -333,8 +336,8 @@ class _Whitened:
     def leave(self, positions: Tensor) -> Tensor:
         """Positions [..., H·(D + 1)] in the features' own coordinates again."""
         heads = positions.unflatten(-1, (-1, len(self.mean) + 1))
-        weights = heads[..., :-1] @ self.shrink.float()
-        return torch.cat([weights, heads[..., -1:] - (weights @ self.mean.float()).unsqueeze(-1)], dim=-1).flatten(-2)
+        weights = heads[..., :-1] @ self.back
+        return torch.cat([weights, heads[..., -1:] - (weights @ self.origin).unsqueeze(-1)], dim=-1).flatten(-2)
 
 
 def _fly(
@@ -347,6 +350,7 @@ def _fly(
     spread: float,
     seed: int,
     title: str,
+    named: str,
     steer: str,
     whiten: bool,
     fabric: Fabric | None,
@@ -358,10 +362,13 @@ def _fly(
     particles = scatter(centre, scale * spread, swarm.particles, generator)
     score = objectives(Scorer(valid, where, fabric=fabric))
     quick = score if steer == "float32" else objectives(Scorer(valid, where, dtype=steer, fabric=fabric))
+    if saved is not None:  # the features themselves are known by the scale
+        named = content_key([named, steer, whiten, where.tolist(), digest(valid.labels), digest(valid.group)])
     flying: dict[str, Any] = {
         "generator": generator,
         "reference": reference,
         "saved": saved,
+        "named": named,
         "fabric": fabric,
         "progress": title,
     }

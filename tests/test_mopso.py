@@ -229,6 +229,8 @@ def test_bad_settings_are_named():
         Swarm(particles=0)
     with pytest.raises(ValueError, match="repository=0"):
         Swarm(repository=0)
+    with pytest.raises(ValueError, match="repository=1 must be at least 2"):
+        Swarm(repository=1, flight="constricted")
     with pytest.raises(ValueError, match="did you mean 'constricted'"):
         Swarm(flight="constrict")
     with pytest.raises(ValueError, match=r"turbulence=1\.5"):
@@ -239,6 +241,8 @@ def test_bad_settings_are_named():
         mopso(zdt1, torch.rand(2, 40, 6), Swarm(), generator=torch.Generator())
     with pytest.raises(ValueError, match="the objectives have shape"):
         fly(lambda x: zdt1(x)[..., 0])
+    with pytest.raises(ValueError, match=r"the reference has shape \(2,\), not \(2, 2\)"):
+        mopso(zdt1, torch.rand(2, 50, 6), Swarm(), generator=torch.Generator(), reference=torch.ones(2))
     with pytest.raises(ValueError, match="bounds cross at coordinate 2"):
         fly(bounds=(torch.zeros(6), torch.tensor([1.0, 1, -1, 1, 1, 1])))
     with pytest.raises(ValueError, match="do not fit a start"):

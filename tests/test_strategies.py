@@ -174,3 +174,15 @@ def test_layers_that_do_not_fit_are_named(biased):
         dynamic_weighting(valid, heads, SWARM, hidden=torch.zeros(5, 9))
     with pytest.raises(ValueError, match="whiten=True is for heads alone"):
         dynamic_weighting(valid, heads, SWARM, hidden=torch.zeros(8, 9), whiten=True)
+
+
+def test_a_search_for_something_else_is_not_gone_on_with(biased, tmp_path):
+    valid, heads = biased
+    saved, swarm = tmp_path / "search.safetensors", Swarm(particles=20, iterations=25)
+    dynamic_weighting(valid, heads, swarm, steer="bfloat16", saved=saved)
+    assert saved.exists()
+    other = Features(valid.x, ~valid.labels, valid.group, 2)
+    for features, settings in ((valid, {"epsilon": 1.0, "steer": "bfloat16"}), (valid, {}), (other, {"steer": "bfloat16"})):
+        with pytest.raises(ValueError, match="holds another search"):
+            dynamic_weighting(features, heads, swarm, saved=saved, **settings)
+    dynamic_weighting(valid, heads, swarm, steer="bfloat16", saved=saved)
