@@ -47,6 +47,7 @@ Objectives = Callable[[Tensor], Tensor]  # positions [S, P, D] → objectives [S
 FLIGHTS = ("paper", "constricted")
 # SMPSO's values (Nebro et al. 2009); its polynomial mutation has the distribution index of Deb and Agrawal (1995).
 INERTIA, PULL, INDEX = 0.1, (1.5, 2.5), 20.0
+ALL = slice(None)
 CACHE = 2**18  # coordinates that a CPU moves at once: a mebibyte in float32
 
 
@@ -257,7 +258,7 @@ class Flight:
         if generator.device.type != start.device.type or (generator.device.index or 0) != (start.device.index or 0):
             raise ValueError(f"the generator is on {generator.device}, the start on {start.device}: make it there")
         self.swarm, self.generator, self.dimensions = swarm, generator, start.shape[-1]
-        self.scale = torch.as_tensor(scale, dtype=start.dtype, device=start.device)
+        self.scale = _as_three(scale, start)
         self.bounds = _check_bounds(bounds, start)
         self.paper = swarm.flight == "paper"
         # A block of swarms small enough for a CPU's cache is moved through all steps at once; a GPU takes all together.
@@ -302,9 +303,10 @@ class Flight:
                 self._step_of_paper(x, v, best, ahead)
                 self._perturb(x, block)
             else:
-                shaken = round(self.swarm.turbulence * self.swarm.particles)
-                self._shake(x[:, :shaken], v[:, :shaken], ahead[:, :shaken], block)
-                self._step_constricted(x[:, shaken:], v[:, shaken:], best[:, shaken:], ahead[:, shaken:], block)
+                some = round(self.swarm.turbulence * self.swarm.particles)
+                shaken, rest = slice(some), slice(some, None)
+                self._shake(x[:, shaken], v[:, shaken], ahead[:, shaken], block, shaken)
+                self._step_constricted(x[:, rest], v[:, rest], best[:, rest], ahead[:, rest], block, rest)
             self._keep_inside(x, v, block)
 
     def learn(self, f: Tensor) -> None:
@@ -366,28 +368,29 @@ class Flight:
         if not self.swarm.noise:
             return
         positions = x[..., : self.dimensions]
-        size = (_rows(self.scale, block) * self.swarm.noise).expand_as(positions)
+        size = (_part(self.scale, block) * self.swarm.noise).expand_as(positions)
         if x.device.type == "cpu":  # the host knows who is disturbed without waiting: it draws noise for them alone
             s, p = self.disturbed[block].nonzero(as_tuple=True)
             positions[s, p] += self._normal(len(s), self.dimensions) * size[s, p]
         else:
             positions.addcmul_(self._normal(*positions.shape), size * self.disturbed[block].unsqueeze(-1))
 
-    def _step_constricted(self, x: Tensor, v: Tensor, best: Tensor, leader: Tensor, block: slice) -> None:
+    def _step_constricted(self, x: Tensor, v: Tensor, best: Tensor, leader: Tensor, block: slice, particles: slice) -> None:
         """V ← χ (wV + c1 r1 (best − X) + c2 r2 (leader − X)), X ← X + V; c and r are drawn anew for each particle."""
-        low, high = PULL
-        c1, c2 = (low + (high - low) * self._uniform(*x.shape[:2], 1) for _ in range(2))
+        weak, strong = PULL
+        c1, c2 = (weak + (strong - weak) * self._uniform(*x.shape[:2], 1) for _ in range(2))
         phi = (c1 + c2).clamp(min=4)
         # 2 / (2 − φ − √(φ² − 4φ)) as published: negative. Above 4 a step is shortened and turned round, else left as it is.
         chi = torch.where(c1 + c2 > 4, 2 / (2 - phi - (phi * phi - 4 * phi).sqrt()), 1.0)
         to_best, to_leader = chi * c1 * self._uniform(*c1.shape), chi * c2 * self._uniform(*c1.shape)
         v.mul_(chi * INERTIA).addcmul_(best, to_best).addcmul_(leader, to_leader).addcmul_(x, -(to_best + to_leader))
         if self.bounds is not None:  # no faster than half the way between the bounds
-            half = (_rows(self.bounds[1], block) - _rows(self.bounds[0], block)) / 2
+            low, high = (_part(bound, block, particles) for bound in self.bounds)
+            half = (high - low) / 2
             torch.minimum(torch.maximum(v, -half), half, out=v)
         x.add_(v)
 
-    def _shake(self, x: Tensor, v: Tensor, leader: Tensor, block: slice) -> None:
+    def _shake(self, x: Tensor, v: Tensor, leader: Tensor, block: slice, particles: slice) -> None:
         """Turbulence: to a leader's place, changed by polynomial mutation of about one coordinate.
 
         Where there are no bounds, which mutation needs, by Gaussian noise.
@@ -395,19 +398,18 @@ class Flight:
         v.zero_()
         x.copy_(leader)
         if self.bounds is not None:
-            low, high = (_rows(bound, block) for bound in self.bounds)
+            low, high = (_part(bound, block, particles) for bound in self.bounds)
             u = self._uniform(*x.shape) * self.dimensions  # below 1, and then uniform again, for one coordinate of all
             step = (1 - (1 - (2 * u - 1).abs()).clamp(min=0) ** (1 / (1 + INDEX))).copysign(u - 0.5)
             x.add_(step.mul_(u < 1).mul_(high - low))
         else:
-            size = _rows(self.scale, block) * self.swarm.noise
-            x.addcmul_(self._normal(*x.shape), size.expand_as(self.x[block])[:, : x.shape[1]])
+            x.addcmul_(self._normal(*x.shape), _part(self.scale, block, particles) * self.swarm.noise)
 
     def _keep_inside(self, x: Tensor, v: Tensor, block: slice) -> None:
         """Put coordinates that left their bounds onto them, and turn their velocity round (Coello et al.)."""
         limits = []
         if self.bounds is not None:
-            limits.append((x[..., : self.dimensions], v[..., : self.dimensions], *(_rows(b, block) for b in self.bounds)))
+            limits.append((x[..., : self.dimensions], v[..., : self.dimensions], *(_part(b, block) for b in self.bounds)))
         if self.paper:
             limits.append((x[..., self.dimensions :], v[..., self.dimensions :], self.own[:, 0], self.own[:, 1]))
         for place, speed, low, high in limits:
@@ -488,8 +490,7 @@ def _check_bounds(bounds: tuple[Tensor | float, Tensor | float] | None, start: T
     """
     if bounds is None:
         return None
-    low, high = (torch.as_tensor(bound, dtype=start.dtype, device=start.device) for bound in bounds)
-    low, high = (bound.reshape((1,) * (3 - bound.dim()) + bound.shape) for bound in (low, high))
+    low, high = (_as_three(bound, start) for bound in bounds)
     try:
         torch.broadcast_to(low, start.shape), torch.broadcast_to(high, start.shape)
     except RuntimeError:
@@ -507,6 +508,12 @@ def _check_bounds(bounds: tuple[Tensor | float, Tensor | float] | None, start: T
     return low, high
 
 
-def _rows(values: Tensor, block: slice) -> Tensor:
-    """The part of something that broadcasts against [S, P, D] which belongs to a block of swarms."""
-    return values[block] if values.dim() == 3 and len(values) > 1 else values
+def _as_three(values: Tensor | float, start: Tensor) -> Tensor:
+    """What broadcasts against `start` [S, P, D], with all three dimensions."""
+    values = torch.as_tensor(values, dtype=start.dtype, device=start.device)
+    return values.reshape((1,) * (3 - values.dim()) + values.shape)
+
+
+def _part(values: Tensor, swarms: slice, particles: slice = ALL) -> Tensor:
+    """The part of what broadcasts against [S, P, D] that belongs to some swarms and particles."""
+    return values[swarms if len(values) > 1 else ALL, particles if values.shape[1] > 1 else ALL]

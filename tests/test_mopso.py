@@ -304,3 +304,17 @@ def test_turbulence_changes_about_one_coordinate_of_a_leader():
     changed = torch.stack(differ).float()
     assert 0.7 < changed.mean() < 1.3
     assert changed.max() <= 7
+
+
+@pytest.mark.parametrize("flight", FLIGHTS)
+@pytest.mark.parametrize("shape", [(6,), (40, 6), (2, 1, 1), (2, 40, 6)])
+def test_bounds_and_scale_may_differ_by_swarm_and_particle(flight, shape):
+    """What broadcasts against [S, P, D] flies as the number that it repeats."""
+    draw = torch.Generator()
+    start = torch.rand(2, 40, 6, generator=draw.manual_seed(0))
+    swarm = Swarm(particles=40, iterations=5, flight=flight)
+    for bounds in ((0.0, 1.0), None):
+        plain = mopso(zdt1, start, swarm, generator=draw.manual_seed(1), bounds=bounds, scale=0.1)
+        each = None if bounds is None else (torch.zeros(shape), torch.ones(shape))
+        found = mopso(zdt1, start, swarm, generator=draw.manual_seed(1), bounds=each, scale=torch.full(shape, 0.1))
+        assert torch.equal(found.positions, plain.positions)
