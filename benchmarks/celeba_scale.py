@@ -20,11 +20,12 @@ from collections.abc import Callable
 import pandas as pd
 import torch
 
+from fairnb.device import resolve
+from fairnb.features import Features
 from fairnb.metrics import accuracy, underestimation_index
 from fairnb.mopso import FLIGHTS, Flight, Swarm
 from fairnb.scoring import Scorer
 from fairnb.strategies import dynamic_weighting
-from fairnb.training import Features, resolve
 
 IMAGES, WIDTH, LABELS, PARTICLES = 19_867, 2_048, 34, 100
 

@@ -24,8 +24,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from fairnb.features import Features
 from fairnb.scoring import Scorer
-from fairnb.training import Features
 
 
 def main() -> int:

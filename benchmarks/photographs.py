@@ -27,10 +27,10 @@ import psutil
 from fairnb import strategies
 from fairnb.chapters import read_parameters
 from fairnb.data import read_celeba
+from fairnb.features import load_features, load_heads
 from fairnb.metrics import accuracy, underestimation_index
 from fairnb.mopso import Swarm
 from fairnb.tables import summary
-from fairnb.training import load_features, load_heads
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = range(5)

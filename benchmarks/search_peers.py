@@ -29,13 +29,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from fairnb.features import Features, load_features, load_heads
 from fairnb.files import seeded
 from fairnb.metrics import accuracy, underestimation_index
 from fairnb.mopso import Swarm
 from fairnb.repository import hypervolume
 from fairnb.scoring import Scorer
 from fairnb.strategies import multi_task, noise_unit, scatter
-from fairnb.training import Features, load_features, load_heads
 
 Evaluate = Callable[[Any], np.ndarray]  # positions [P, D] → objectives [P, 2]
 PARTICLES, ITERATIONS, TOLERANCE, MIN_POSITIVES = 50, 60, 0.05, 8

@@ -133,6 +133,20 @@ def check_parameters(values: Parameters, known: dict[str, Parameters]) -> Parame
     return checked
 
 
+def whole_parameters(notebooks: dict[str, Path], values: Parameters) -> tuple[Parameters, dict[str, Parameters]]:
+    """Every parameter of every chapter, with these values or the default; and each chapter's own, with the defaults.
+
+    Raises:
+        ValueError: for whatever can be known to be amiss before anything runs.
+    """
+    known = {name: defaults(path) for name, path in notebooks.items()}
+    default = {name: value for parameters in known.values() for name, value in parameters.items()}
+    merged = default | check_parameters(values, known)
+    check_run_name(merged["run"])
+    check_settings_together(merged)
+    return merged, known
+
+
 def run_chapters(root: Path, wanted: list[str], values: Parameters, say: Callable[[str], None] = print) -> Path:
     """Execute chapters in order; returns the folder of the executed notebooks, `runs/<run>/chapters`.
 
@@ -148,11 +162,7 @@ def run_chapters(root: Path, wanted: list[str], values: Parameters, say: Callabl
     """
     notebooks = chapters(root)
     names = choose(wanted, notebooks)
-    known = {name: defaults(path) for name, path in notebooks.items()}
-    values = check_parameters(values, known)
-    merged = {name: value for parameters in known.values() for name, value in parameters.items()} | values
-    check_run_name(merged["run"])
-    check_settings_together(merged)
+    merged, known = whole_parameters(notebooks, values)
     folder = root / "runs" / merged["run"] / "chapters"
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
@@ -163,7 +173,7 @@ def run_chapters(root: Path, wanted: list[str], values: Parameters, say: Callabl
             papermill.execute_notebook(
                 notebooks[name],
                 failed,
-                parameters={key: value for key, value in values.items() if key in known[name]},
+                parameters={key: merged[key] for key in known[name] if key in values},
                 kernel_name="python3",
                 cwd=root,
                 progress_bar=False,
@@ -187,9 +197,11 @@ def check_settings_together(values: Parameters) -> None:
     """
     from fairnb.data import check_source, draw_pairs, open_dataset  # these import torch, which takes seconds
     from fairnb.data.people import draw_people, read_statistics
+    from fairnb.device import check_group, resolve
+    from fairnb.feeding import check_feed
     from fairnb.mopso import Swarm
     from fairnb.strategies import check_search, check_settings
-    from fairnb.training import Recipe, resolve
+    from fairnb.training import Recipe
 
     for kind in (Recipe, Swarm):
         kind(**{field.name: values[field.name] for field in fields(kind) if field.name in values})
@@ -198,6 +210,8 @@ def check_settings_together(values: Parameters) -> None:
         check_search(values["layers"], values["steer"], values["whiten"])
     resolve(values.get("device", "auto"))
     if "data" in values:
+        check_group(values["devices"], values["num_nodes"])
+        check_feed(values["feed"], values["workers"])
         check_source(values["data"], values["data_root"])
     if values.get("data") == "drawn":  # quickly opened, so that every mistake is found here
         names = ("data", "data_root", "sensitive", "targets", "max_images", "drawn", "drawn_seed")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from fairnb.chapters import ChapterError, build_book, read_parameters, run_chapters
+from fairnb.chapters import ChapterError, Parameters, build_book, chapters, read_parameters, run_chapters, whole_parameters
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
@@ -36,6 +36,12 @@ def book(params: Params = None, p: Assign = None, run: Name = None) -> None:
 
 
 @app.command()
+def train(params: Params = None, p: Assign = None, run: Name = None) -> None:
+    """Train the base model and compute its features, on one device or many (`-p devices=8`, torchrun, fabric run)."""
+    with_errors(lambda: _train(params, p, run))
+
+
+@app.command()
 def download(root: Annotated[Path, typer.Argument(help="Folder that receives the dataset.")]) -> None:
     """Fetch the official CelebA files (about 1.4 GB) with torchvision."""
     from fairnb.data import download_celeba
@@ -50,16 +56,43 @@ def with_errors(action: Callable[[], object]) -> None:
     except (ValueError, OSError, ChapterError) as error:
         typer.secho(f"fairnb: {error}", fg=typer.colors.RED, err=True)
         sys.exit(1)
+    except KeyboardInterrupt as stopped:
+        typer.secho(f"fairnb: {stopped or 'interrupted'}", err=True)
+        sys.exit(130)
 
 
 def _run(chapter: list[str], params: Path | None, p: list[str] | None, run: str | None) -> Path:
-    values = read_parameters(params, p or [])
-    if run is not None:
-        values["run"] = run
-    return run_chapters(_root(), chapter, values, typer.echo)
+    return run_chapters(_root(), chapter, _values(params, p, run), typer.echo)
+
+
+def _train(params: Path | None, p: list[str] | None, run: str | None) -> None:
+    from fairnb.device import join_group  # these import torch, which takes seconds
+    from fairnb.experiment import open_experiment
+
+    values, _ = whole_parameters(chapters(_root()), _values(params, p, run))
+    fabric = join_group(*(values[name] for name in ("device", "precision", "devices", "num_nodes")))
+    experiment = open_experiment(values, fabric)
+    base = experiment.base_model()
+    experiment.features()
+    if experiment.leads:
+        known, history = experiment.provenance(), base.history
+        gpu = f", on the GPU {known['peak_gpu_memory_gb']:.1f} GB" if known["peak_gpu_memory_gb"] else ""
+        typer.echo(
+            f"{len(history)} epochs in {base.seconds / 3600:.2f} hours, {history.images_per_second.median():,.0f} images/s; "
+            f"epoch {base.best_epoch} kept, validation mAP {history.val_map.max():.3f}; "
+            f"most memory {known['peak_memory_gb']:.1f} GB{gpu}; results in {experiment.folder}"
+        )
+
+
+def _values(params: Path | None, p: list[str] | None, run: str | None) -> Parameters:
+    return read_parameters(params, p or []) | ({} if run is None else {"run": run})
 
 
 def _root() -> Path:
     from fairnb.experiment import project_root
 
     return project_root()
+
+
+if __name__ == "__main__":
+    app()

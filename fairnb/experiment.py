@@ -14,40 +14,35 @@ import io
 import platform
 import shutil
 import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from lightning.fabric import Fabric
 from torch import Tensor
 
 from fairnb import strategies, tables
 from fairnb.data import DRAWN, Faces, open_dataset
+from fairnb.device import check_group, make_fabric
+from fairnb.features import Features, apply, extract_features, load_features, save_features
+from fairnb.feeding import Feed
 from fairnb.files import content_key, load_json, load_tensors, save_json, save_table, save_tensors
 from fairnb.messages import check_run_name
 from fairnb.model import MultiLabelNet
 from fairnb.mopso import Fronts, Swarm
 from fairnb.strategies import Search
 from fairnb.tables import METHODS
-from fairnb.training import (
-    BaseModel,
-    Features,
-    Recipe,
-    apply,
-    extract_features,
-    load_features,
-    make_fabric,
-    recipe_key,
-    resolve,
-    save_features,
-    train_base,
-)
+from fairnb.training import FILES, BaseModel, Recipe, recipe_key, train_base
 
 PACKAGES = ("fairnb", "torch", "torchvision", "lightning", "numpy", "scikit-learn")
 
@@ -86,7 +81,13 @@ class Experiment:
         not_analysed: Sequence[str] = (),
         min_positives: int = 1,
         device: str = "auto",
+        devices: int = 1,
+        num_nodes: int = 1,
+        feed: str = "auto",
+        workers: int = -1,
+        tensorboard: bool = False,
         runs: str | Path = "runs",
+        fabric: Fabric | None = None,
     ) -> None:
         """Open a run, or begin it.
 
@@ -103,7 +104,14 @@ class Experiment:
             not_analysed: labels that are trained but neither searched nor averaged.
             min_positives: positives that each group needs in validation and in test for a label to be analysed.
             device: 'auto', 'cpu', 'cuda' or 'mps'.
+            devices: how many of them the base model is trained on, on each machine.
+            num_nodes: machines it is trained on.
+            feed: 'cached', 'files' or 'auto', see `fairnb.feeding.Feed`.
+            workers: processes that read images; -1 chooses.
+            tensorboard: also write the training's course into `tensorboard/`.
             runs: folder of all runs; relative to the project's root.
+            fabric: this process's place in a group that trains together, from `fairnb.device.join_group`; only the first
+                of its processes writes. Without it, a training on more than one device is handed to such a group.
 
         Raises:
             ValueError: for bad values, see what is called, and where the run was made with other parameters.
@@ -112,15 +120,22 @@ class Experiment:
         check_run_name(run)
         if min_positives < 1:
             raise ValueError(f"min_positives={min_positives} must be at least 1: without positives there is no score")
-        self.device, _ = resolve(device)
+        check_group(devices, num_nodes)
+        self.fabric = fabric or make_fabric(device, recipe.precision)
+        self.device = self.fabric.device.type
         self.root = project_root() / runs
         self.folder = self.root / run
         self.recipe = recipe
         place = project_root() / Path(data_root).expanduser() if str(data_root) else ""
         self.faces: Faces = open_dataset(data, place, sensitive, targets, max_images, drawn, drawn_seed)
         self.analysed = self.faces.analysed(not_analysed, min_positives)
-        self._data_root, self._base_key = str(data_root), content_key(recipe_key(self.faces, recipe, device))
-        known = self._with(
+        self.feed = Feed(
+            self.faces.images, recipe.resize, recipe.image_size, cache=self.root / "cache", fabric=self.fabric, form=feed,
+            workers=workers,
+        )  # fmt: skip
+        self._data_root, self._base_key = str(data_root), content_key(recipe_key(self.faces, recipe, self.device))
+        self._tensorboard, self._group = tensorboard, None if fabric else (devices, num_nodes)
+        parameters = dict(
             data=data,
             sensitive=sensitive,
             targets=list(targets),
@@ -130,18 +145,68 @@ class Experiment:
             **({"drawn": list(drawn), "drawn_seed": drawn_seed} if data == "drawn" else {}),
             **asdict(recipe),
         )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        save_json(self.folder / "run.json", known | {"data_root": self._data_root})  # the data may have moved
+        self._command = parameters | {
+            "run": run, "data_root": str(data_root), "device": device, "devices": devices, "num_nodes": num_nodes,
+            "feed": feed, "workers": workers, "tensorboard": tensorboard,
+        }  # fmt: skip
+        with self.fabric.rank_zero_first():
+            known = self._with(**parameters)
+            if self.leads:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                save_json(self.folder / "run.json", known | {"data_root": self._data_root})  # the data may have moved
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes: alone, or the first of its group."""
+        return self.fabric.is_global_zero
 
     # ------------------------------------------------------------------ stages
 
     def base_model(self) -> BaseModel:
-        """Stage one: the network trained for accuracy; trained here, resumed, loaded, or taken from another run."""
-        finished = self.folder / "history.csv"
-        if not finished.exists():
-            self._take_from_sibling()
-        with nullcontext() if finished.exists() else self.timed("base model"):
-            return train_base(self.faces, self.recipe, self.folder, cache=self.root / "cache", device=self.device)
+        """Stage one: the network trained for accuracy; trained here, resumed, loaded, or taken from another run.
+
+        Raises:
+            RuntimeError: if the group of processes that trains on several devices failed; it has said why.
+        """
+        finished = self.folder / FILES[-1]
+        with self.fabric.rank_zero_first():
+            if self.leads and not finished.exists():
+                self._take_from_sibling()
+            there = finished.exists()
+        if not there and self._group not in (None, (1, 1)):
+            self._train_in_group()
+            there = True
+        base = train_base(self.faces, self.recipe, self.folder, self.feed, tensorboard=self._tensorboard)
+        if not there:
+            self._note_peak_memory()
+            how = {"processes": self.fabric.world_size, "feed": self.feed.form, "workers": self.feed.workers}
+            seconds = self.provenance()["seconds"] | {"base model": round(base.seconds, 3)}
+            self._note(training=how, seconds=seconds)
+        return base
+
+    def _train_in_group(self) -> None:
+        """Start `fairnb train`, which starts a process for each device; this one, which may be a notebook's, cannot join.
+
+        Raises:
+            ValueError: if other machines are to take part, where only the user can start it.
+            KeyboardInterrupt: if it was interrupted; it has saved.
+        """
+        assert self._group
+        if self._group[1] > 1:
+            raise ValueError(
+                f"num_nodes={self._group[1]}: start `fairnb train` with these parameters on each machine (README, "
+                "Many GPUs), then run this again"
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            save_json(Path(folder) / "parameters.yml", self._command)  # JSON is YAML
+            command = [str(Path(sys.executable).with_name("fairnb")), "train", "--params", f"{folder}/parameters.yml"]
+            status = subprocess.run(command, cwd=project_root()).returncode
+        if status == 130:
+            raise KeyboardInterrupt("the training was stopped and saved: run this again, and it goes on")
+        if status:
+            raise RuntimeError(
+                f"the training on {self._group[0]} devices failed (status {status}); its message stands above"
+            )
 
     def features(self) -> dict[str, Features]:
         """Penultimate features of `valid` and `test`, and the base model's rows in the tables of results."""
@@ -153,12 +218,11 @@ class Experiment:
             return load_features(path)
         base = self.base_model()
         with self.timed(name.removesuffix(".safetensors").replace("_", " ")):
-            features = extract_features(
-                self.faces, base, self.recipe, layer=layer, cache=self.root / "cache", device=self.device
-            )
-            if layer == "penultimate":
-                self._write_results("base", features, base.heads)
-            save_features(path, features)  # the last thing written: with it the stage is finished
+            features = extract_features(self.faces, base.model, self.feed, layer=layer)
+            if self.leads:
+                if layer == "penultimate":
+                    self._write_results("base", features, base.heads)
+                save_features(path, features)  # the last thing written: with it the stage is finished
         return features
 
     def dynamic_weighting(
@@ -242,8 +306,7 @@ class Experiment:
 
     def logits(self, model: MultiLabelNet, split: str) -> Tensor:
         """Let a whole network look at a split's images: float32 [N, L]. The searches need only `features`."""
-        fabric = make_fabric(self.device, "32-true")
-        return apply(model.to(fabric.device).eval(), self.faces, split, self.recipe, fabric, self.root / "cache")
+        return apply(model.to(self.fabric.device).eval(), self.faces.rows(split), self.feed, title=f"logits of {split}")
 
     def save_model(self, model: MultiLabelNet, method: str) -> Path:
         """Write a network with searched heads as `<method>_model.safetensors`; returns its path."""
@@ -281,18 +344,21 @@ class Experiment:
 
     def _note(self, **entries: Any) -> None:
         """Put entries into `run.json`."""
-        save_json(self.folder / "run.json", self.provenance() | entries)
+        if self.leads:
+            save_json(self.folder / "run.json", self.provenance() | entries)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Add the seconds that a stage took, and the most memory so far, to `run.json`."""
         start = time.perf_counter()
         yield
+        self._note_peak_memory()
+        self._note(seconds=self.provenance()["seconds"] | {stage: round(time.perf_counter() - start, 3)})
+
+    def _note_peak_memory(self) -> None:
         known = self.provenance()
-        seconds = known["seconds"] | {stage: round(time.perf_counter() - start, 3)}
         gpu = torch.cuda.max_memory_allocated() / 1e9 if self.device == "cuda" else 0.0
         self._note(
-            seconds=seconds,
             peak_memory_gb=round(max(known["peak_memory_gb"], _peak_memory_gb()), 3),
             peak_gpu_memory_gb=round(max(known["peak_gpu_memory_gb"], gpu), 3),
         )
@@ -320,13 +386,24 @@ class Experiment:
                 other = load_json(path)
             except ValueError:
                 continue  # a damaged run is no reason not to begin another
-            if (path.parent / "history.csv").exists() and other.get("base_key") == self._base_key:
-                for name in ("base.safetensors", "history.csv"):  # the history last: it says that the model is whole
+            if (path.parent / FILES[-1]).exists() and other.get("base_key") == self._base_key:
+                for name in FILES:
                     beside = self.folder / f".{name}.part"
                     shutil.copyfile(path.parent / name, beside)
                     beside.replace(self.folder / name)
                 self._note(base_from=other["base_from"])
                 return
+
+
+def open_experiment(parameters: Mapping[str, Any], fabric: Fabric | None = None) -> Experiment:
+    """The run that a chapter's parameters describe; those that belong to later stages are left out.
+
+    Raises:
+        ValueError: and FileNotFoundError, see `Experiment`.
+    """
+    recipe = Recipe(**{part.name: parameters[part.name] for part in fields(Recipe)})
+    accepted = signature(Experiment.__init__).parameters.keys() & parameters.keys()
+    return Experiment(recipe=recipe, fabric=fabric, **{name: parameters[name] for name in accepted})
 
 
 def _save_search(path: Path, search: Search) -> None:

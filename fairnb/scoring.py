@@ -16,9 +16,9 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
+from fairnb.features import Features
 from fairnb.messages import unknown
 from fairnb.metrics import cells
-from fairnb.training import Features
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 EXACT = {torch.float32: 2**24, torch.bfloat16: 2**8}  # a sum of so many ones is exact in this type

@@ -21,12 +21,12 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
+from fairnb.features import Features
 from fairnb.files import content_key, digest, seeded
 from fairnb.messages import unknown
 from fairnb.metrics import accuracy, contingency_table, underestimation_index
 from fairnb.mopso import Fronts, Swarm, mopso, rescore
 from fairnb.scoring import DTYPES, Scorer
-from fairnb.training import Features
 
 LAYERS = ("last", "all")  # the heads, or both fully connected layers
 SAMPLE = 2**16  # images from which the unit of noise is taken, where there are more

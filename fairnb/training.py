@@ -1,37 +1,49 @@
-"""Stage one of the method: train for accuracy alone, keep the best epoch, and run the backbone once for its features.
+"""Stage one of the method: train for accuracy alone and keep the best epoch.
 
 The recipe follows section 3 of the paper and, where it is silent, the setting it refers to: Wang et al., "Towards fairness
-in visual recognition", CVPR 2020. Lightning Fabric does the placement and the precision; the loop is written out.
+in visual recognition", CVPR 2020. Lightning Fabric does the placement, the precision and the processes; the loop is written
+out. Every step draws its random numbers from the seed and its own place, so a training that was stopped anywhere goes on to
+the same end.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import shutil
+import signal
+import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 from lightning.fabric import Fabric
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
-from fairnb.data import Faces, decode_images
+from fairnb import tables
+from fairnb.data import Faces
+from fairnb.device import resolve
+from fairnb.features import apply
+from fairnb.feeding import Feed, cut_squares, normalise, random_places
 from fairnb.files import content_key, load_notes, load_tensors, save_table, save_tensors, seeded
-from fairnb.messages import unknown
+from fairnb.messages import some
 from fairnb.metrics import accuracy, contingency_table, underestimation_index
 from fairnb.model import MultiLabelNet, build_model
 
-IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-DEVICES = ("auto", "cpu", "cuda", "mps")
+LOOK_EVERY = 16  # steps between two looks at the losses where a look makes the CPU wait for a GPU
+FILES = ("base.safetensors", "history_us.csv", "history.csv")  # what a training leaves; the last one says that it is whole
 
 
 @dataclass(frozen=True)
@@ -42,13 +54,14 @@ class Recipe:
     weights: str = "IMAGENET1K_V1"  # torchvision weights by name; '' trains from scratch
     hidden: int = 2048  # width of the first of the two fully connected layers
     dropout: float = 0.5  # between the two
-    resize: int = 256  # pixels of the shorter side after decoding
+    resize: int = 256  # pixels of the shorter side after scaling
     image_size: int = 224  # pixels of the square that the network sees: a random crop in training, the centre after
     epochs: int = 50
-    batch_size: int = 32
+    batch_size: int = 32  # images a step, of all processes together
     learning_rate: float = 1e-4  # of Adam
     weight_decay: float = 0.0
     precision: str = "auto"  # 'bf16-mixed', '32-true', …; auto: bf16 where the machine computes in it
+    compiled: bool = False  # torch.compile: minutes at the start, and fewer, larger pieces of work for a GPU
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -74,11 +87,14 @@ class BaseModel:
 
     Attributes:
         model: the network at its best epoch, in evaluation mode, on the device it was trained on.
-        history: one row an epoch: epoch, loss, val_loss, val_map, val_accuracy, val_uei, seconds, images_per_second, best.
+        history: one row an epoch: epoch, loss, val_loss, val_map, val_accuracy, val_uei, best; images_per_second; and where
+            its seconds went: training (waiting for images included), waiting, validating, saving.
+        us: one row an epoch, label and group, on validation: epoch, label, group, n, positives, predicted_positives, us.
     """
 
     model: MultiLabelNet
     history: pd.DataFrame
+    us: pd.DataFrame
 
     @property
     def heads(self) -> Tensor:
@@ -95,195 +111,60 @@ class BaseModel:
         """The epoch that was kept, from 1."""
         return int(self.history.epoch[self.history.best].iloc[0])
 
-
-@dataclass(frozen=True, eq=False)
-class Features:
-    """What the last layer reads, computed once a split: the second stage needs nothing else.
-
-    Attributes:
-        x: float32 [N, D] ≥ 0, penultimate features.
-        labels: bool [N, L].
-        group: int64 [N] in 0..G-1.
-        groups: G, also where a group has nobody in this split.
-    """
-
-    x: Tensor
-    labels: Tensor
-    group: Tensor
-    groups: int
-
-    def __post_init__(self) -> None:
-        """Refuse parts that do not belong together.
-
-        Raises:
-            ValueError: if the numbers of images differ.
-        """
-        rows = {name: len(getattr(self, name)) for name in ("x", "labels", "group")}
-        if len(set(rows.values())) > 1:
-            found = ", ".join(f"{count:,} rows in {name}" for name, count in rows.items())
-            raise ValueError(f"features, labels and groups are of different images: {found}")
-
-    def to(self, device: torch.device | str) -> Features:
-        """The same on another device."""
-        return Features(self.x.to(device), self.labels.to(device), self.group.to(device), self.groups)
+    @property
+    def seconds(self) -> float:
+        """What the training took, all its sessions together."""
+        return float(self.history[["training", "validating", "saving"]].to_numpy().sum())
 
 
-def resolve(device: str = "auto", precision: str = "auto") -> tuple[str, str]:
-    """What 'auto' means on this machine: the device and the precision that will be used.
-
-    Raises:
-        ValueError: for an unknown device (nearest name), or one that this machine does not have.
-    """
-    if device not in DEVICES:
-        raise ValueError(unknown("device", device, DEVICES))
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "auto": True, "cpu": True}
-    if not present[device]:
-        raise ValueError(f"device {device!r} is not on this machine: choose 'cpu', or 'auto' for the best there is")
-    if device == "auto":
-        device = next((name for name in ("cuda", "mps") if present[name]), "cpu")
-    if precision == "auto":
-        precision = "bf16-mixed" if _computes_in_bf16(device) else "32-true"
-    return device, precision
-
-
-def make_fabric(device: str = "auto", precision: str = "auto") -> Fabric:
-    """Fabric on one device; for the errors see `resolve`."""
-    device, precision = resolve(device, precision)
-    return Fabric(accelerator=device, devices=1, precision=precision)  # type: ignore[arg-type]
-
-
-def _computes_in_bf16(device: str) -> bool:
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def train_base(faces: Faces, recipe: Recipe, folder: str | Path, *, cache: str | Path, device: str = "auto") -> BaseModel:
+def train_base(faces: Faces, recipe: Recipe, folder: str | Path, feed: Feed, *, tensorboard: bool = False) -> BaseModel:
     """Train the base model, go on where an interrupted training stopped, or load what is finished.
 
     Args:
         faces: the dataset; its train split is fitted, its validation split chooses the epoch.
         recipe: what to train.
-        folder: where `base.safetensors` (the best epoch) and `history.csv` are left, and a checkpoint while it runs.
-            An epoch draws its random numbers from the seed and its own number, so a resumed run ends as an
-            uninterrupted one.
-        cache: where the decoded images lie, or will.
-        device: one of `DEVICES`.
+        folder: where the best epoch's weights and the course of training are left (`FILES`), and a checkpoint while it
+            runs. Processes that train together all need to see it.
+        feed: the images of `faces`, scaled and cut by the recipe, on their way to the devices.
+        tensorboard: also write logs for TensorBoard into `folder/tensorboard`.
 
     Raises:
-        ValueError: for an unknown backbone, weights or device, unreadable images, a folder that holds another training,
-            or a loss that is no number.
+        ValueError: for an unknown backbone or weights, unreadable images, a batch that the processes cannot share, a folder
+            that holds another training or one under way, or a loss that is no number.
         FileNotFoundError: if pretrained weights are not to be had.
+        OSError: if the folder cannot be written to, or its disk has no room for the checkpoints.
+        KeyboardInterrupt: after Ctrl-C, or the signal that ends programs, once the step is done and saved.
     """
-    folder = Path(folder)
-    fabric = make_fabric(device, recipe.precision)
-    labels = len(faces.label_names)
-    model = build_model(recipe.backbone, labels, recipe.hidden, recipe.dropout, recipe.weights or None, seed=recipe.seed)
+    folder, fabric = Path(folder), feed.fabric
+    model = build_model(
+        recipe.backbone, len(faces.label_names), recipe.hidden, recipe.dropout, recipe.weights or None, seed=recipe.seed
+    )
     _try_one_batch(model, recipe)
-    weights_path, history_path, checkpoint_path = (
-        folder / name for name in ("base.safetensors", "history.csv", "checkpoint.safetensors")
-    )
-    key = content_key(recipe_key(faces, recipe, device))
-    for path in (weights_path, checkpoint_path):
-        if path.exists() and load_notes(path).get("recipe") != key:
-            raise ValueError(f"{path} was trained by another recipe or on other images: choose another folder")
-    if history_path.exists() and weights_path.exists():
-        model.load_state_dict(load_tensors(weights_path))
-        return BaseModel(model.to(fabric.device).eval(), pd.read_csv(history_path))
-
-    pictures = decode_images(faces.images, recipe.resize, cache)
-    folder.mkdir(parents=True, exist_ok=True)
-    model = model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(
-        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=fabric.device.type != "mps"
-    )
-    network, optim = fabric.setup(model, optimizer)
-    rows = _load_checkpoint(checkpoint_path, model, optimizer) if checkpoint_path.exists() else []
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False):
-        for epoch in range(len(rows) + 1, recipe.epochs + 1):
-            start = time.perf_counter()
-            title = f"epoch {epoch}/{recipe.epochs}" + (f", validation mAP {rows[-1]['val_map']:.3f}" if rows else "")
-            loss = _train_epoch(fabric, network, optim, faces, pictures, recipe, epoch, title)
-            seconds = time.perf_counter() - start
-            measured = _validate(fabric, model, faces, recipe, cache)
-            if not math.isfinite(measured["val_map"]):
-                raise ValueError("no validation image carries any label: no epoch can be called the best")
-            speed = len(faces.rows("train")) / seconds
-            rows.append({"epoch": epoch, "loss": loss, **measured, "seconds": seconds, "images_per_second": speed})
-            if measured["val_map"] >= max(row["val_map"] for row in rows):
-                save_tensors(weights_path, model.state_dict(), recipe=key)
-            _save_checkpoint(checkpoint_path, model, optimizer, rows, key)
-    history = pd.DataFrame(rows)
-    history["best"] = history.index == len(history) - 1 - history.val_map[::-1].argmax()  # a tie goes to the later epoch
-    save_table(history_path, history)  # the last thing written: with it the training is finished
-    checkpoint_path.unlink(missing_ok=True)
-    model.load_state_dict(load_tensors(weights_path))
-    return BaseModel(model.eval(), history)
+    if recipe.batch_size % fabric.world_size:
+        raise ValueError(f"batch_size={recipe.batch_size} cannot be shared out evenly among {fabric.world_size} processes")
+    key = content_key(recipe_key(faces, recipe, fabric.device.type))
+    for name in ("base.safetensors", "checkpoint.safetensors"):
+        if (folder / name).exists() and load_notes(folder / name).get("recipe") != key:
+            raise ValueError(f"{folder / name} was trained by another recipe or on other images: choose another folder")
+    if not all((folder / name).exists() for name in FILES):
+        with _alone(folder, fabric):
+            if fabric.is_global_zero:
+                _refuse_little_room(folder, model)
+            feed.prepare()
+            _Training(fabric, model, faces, recipe, folder, feed, key, tensorboard).run()
+            fabric.barrier()
+    model.load_state_dict(load_tensors(folder / "base.safetensors"))
+    history, us = pd.read_csv(folder / "history.csv"), pd.read_csv(folder / "history_us.csv")
+    return BaseModel(model.to(fabric.device).eval(), history, us)
 
 
-@torch.no_grad()
-def apply(
-    function: Callable[[Tensor], Tensor], faces: Faces, split: str, recipe: Recipe, fabric: Fabric, cache: str | Path
-) -> Tensor:
-    """Run a network, or a method of one, over the centre crops of a split: [N, …] on the CPU, in file order."""
-    pictures = decode_images(faces.images, recipe.resize, cache)
-    batches = _centre_batches(fabric, pictures, faces.rows(split), recipe, split)
-    # TF32 would round the float32 that the features promise
-    with fabric.autocast(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-        return torch.cat([function(batch).float().cpu() for batch in batches])
+def recipe_key(faces: Faces, recipe: Recipe, device: str = "auto") -> dict[str, Any]:
+    """What decides the base model, as JSON: the key under which it is shared between runs.
 
-
-def extract_features(
-    faces: Faces, base: BaseModel, recipe: Recipe, *, layer: str = "penultimate", cache: str | Path, device: str = "auto"
-) -> dict[str, Features]:
-    """Run the backbone once over validation and test: `{"valid": Features, "test": Features}`, on the CPU.
-
-    `layer` names a method of the network: 'penultimate', what the last layer reads, or 'pooled', what the layer before it
-    reads. The features are computed in float32 whatever the training's precision: the tables of results depend on them.
+    Kind of device and arithmetic are part of it: the same seed gives the same bits only on the same machine.
     """
-    fabric = make_fabric(device, "32-true")
-    model = base.model.to(fabric.device).eval()
-    groups = len(faces.group_names)
-    return {
-        split: Features(
-            apply(getattr(model, layer), faces, split, recipe, fabric, cache),
-            faces.labels[faces.rows(split)],
-            faces.group[faces.rows(split)],
-            groups,
-        )
-        for split in ("valid", "test")
-    }
-
-
-def save_features(path: Path, features: dict[str, Features]) -> None:
-    """Write the features of splits as one safetensors file."""
-    parts = {f"{split}.{name}": getattr(part, name) for split, part in features.items() for name in ("x", "labels", "group")}
-    save_tensors(path, parts, groups=json.dumps({split: part.groups for split, part in features.items()}))
-
-
-def load_features(path: Path) -> dict[str, Features]:
-    """The features of splits that `save_features` wrote, mapped: read where they are used.
-
-    Raises:
-        ValueError: if the file is damaged or holds something else, with its path.
-    """
-    saved, notes = load_tensors(path), load_notes(path)
-    if "groups" not in notes:
-        raise ValueError(f"{path} does not say how many groups there are: delete it to make it anew")
-    return {
-        split: Features(saved[f"{split}.x"], saved[f"{split}.labels"], saved[f"{split}.group"], count)
-        for split, count in json.loads(notes["groups"]).items()
-    }
-
-
-def load_heads(path: Path) -> Tensor:
-    """The last layer of a network in a safetensors file, such as a run's `base.safetensors`: float32 [L, D + 1].
-
-    Raises:
-        ValueError: if the file is damaged, with its path.
-    """
-    saved = load_tensors(path)
-    return torch.cat([saved["head.weight"], saved["head.bias"].unsqueeze(1)], dim=1)
+    device, precision = resolve(device, recipe.precision)
+    return {**asdict(recipe), "device": device, "precision": precision, "faces": faces.fingerprint()}
 
 
 def weighted_mean_average_precision(scores: Tensor, labels: Tensor, group: Tensor) -> float:
@@ -316,86 +197,303 @@ def weighted_mean_average_precision(scores: Tensor, labels: Tensor, group: Tenso
     )
 
 
-def _train_epoch(
-    fabric: Fabric,
-    network: Callable[[Tensor], Tensor],
-    optimizer: Any,
-    faces: Faces,
-    pictures: np.ndarray,
-    recipe: Recipe,
-    epoch: int,
-    title: str,
-) -> float:
-    """One pass over the training split; returns its mean loss."""
-    network.train()  # type: ignore[attr-defined]
-    draw = seeded(recipe.seed, "epoch", epoch)
-    rows = faces.rows("train")
-    rows = rows[torch.randperm(len(rows), generator=draw)]
-    total, seen = 0.0, 0
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=draw)))  # dropout knows only the global generator
-        with tqdm(total=len(rows), desc=title, unit="image", mininterval=1, leave=False) as bar:
-            for chosen in rows.split(recipe.batch_size):
-                images = _augment(_take(pictures, chosen), recipe.image_size, draw)
-                target = fabric.to_device(faces.labels[chosen].float())
-                logits = network(_normalise(fabric.to_device(images)))
-                loss = binary_cross_entropy_with_logits(logits.float(), target)
-                value = loss.item()
-                if not math.isfinite(value):
-                    raise ValueError(
-                        f"the loss became {value} in epoch {epoch} after {seen:,} images: lower learning_rate "
-                        f"(now {recipe.learning_rate}); the checkpoint of epoch {epoch - 1} is kept"
-                    )
-                optimizer.zero_grad()
+@dataclass
+class _Course:
+    """How far a training has come: all that a checkpoint holds beside the weights and Adam's moments."""
+
+    rows: list[dict[str, float]] = field(default_factory=list)  # the finished epochs, as in `BaseModel.history`
+    counts: list[Tensor] = field(default_factory=list)  # their contingency tables on validation, int64 [L, G, 2, 2]
+    steps: int = 0  # done of the epoch under way
+    loss: float = 0.0  # sum over its images
+    training: float = 0.0  # its seconds
+    waiting: float = 0.0
+
+
+class _Training:
+    """One training: the loop over epochs and steps, and what is kept of it."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        model: MultiLabelNet,
+        faces: Faces,
+        recipe: Recipe,
+        folder: Path,
+        feed: Feed,
+        key: str,
+        tensorboard: bool,
+    ) -> None:
+        self.fabric, self.faces, self.recipe, self.folder, self.feed, self.key = fabric, faces, recipe, folder, feed, key
+        self.model = model.to(memory_format=torch.channels_last)
+        adam = torch.optim.Adam(
+            model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=fabric.device.type != "mps"
+        )
+        network: Any = torch.compile(self.model) if recipe.compiled else self.model
+        self.network, self.optimizer = fabric.setup(network, adam)
+        self.adam, self.course, self.rows = adam, _Course(), faces.rows("train")
+        self.checkpoint = folder / "checkpoint.safetensors"
+        if self.checkpoint.exists():
+            self.course = _load_checkpoint(self.checkpoint, self.model, adam)
+        self.size = len(self._batches(1))  # steps of an epoch
+        self.since = 0.0
+        self.log = _logger(folder, self.done) if tensorboard and fabric.is_global_zero else None
+
+    @property
+    def done(self) -> int:
+        """Steps done in all."""
+        return len(self.course.rows) * self.size + self.course.steps
+
+    def run(self) -> None:
+        """Train what is left, and leave the files."""
+        total = self.recipe.epochs * len(self.rows)
+        done = len(self.course.rows) * len(self.rows) + self.course.steps * self.recipe.batch_size
+        with (
+            _Requests() as stop,
+            torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False),
+            tqdm(
+                total=total, initial=done, unit="image", smoothing=0.05, mininterval=1, leave=False,
+                disable=not self.fabric.is_global_zero,
+            ) as bar,
+        ):  # fmt: skip
+            while len(self.course.rows) < self.recipe.epochs:
+                self._epoch(bar, stop)
+                self._validate()
+                self._keep()
+        if not self.fabric.is_global_zero:
+            return
+        history = pd.DataFrame(self.course.rows)
+        history["best"] = history.index == len(history) - 1 - history.val_map[::-1].argmax()  # a tie goes to the later epoch
+        us = [
+            tables.group_rows("base", {"valid": counts}, self.faces).drop(columns=["method", "split"]).assign(epoch=epoch)
+            for epoch, counts in enumerate(self.course.counts, start=1)
+        ]
+        columns = ["epoch", "label", "group", "n", "positives", "predicted_positives", "us"]
+        save_table(self.folder / "history_us.csv", pd.concat(us)[columns])
+        save_table(self.folder / "history.csv", history)
+        self.checkpoint.unlink()
+
+    def _batches(self, epoch: int) -> list[Tensor]:
+        """The rows of every step of an epoch. A last batch too small for each process's batch norm is left out."""
+        order = torch.randperm(len(self.rows), generator=seeded(self.recipe.seed, "epoch", epoch))
+        batches = list(self.rows[order].split(self.recipe.batch_size))
+        few = min(self.recipe.batch_size, 2 * self.fabric.world_size)
+        return batches[:-1] if len(batches[-1]) < few and len(batches) > 1 else batches
+
+    def _epoch(self, bar: tqdm, stop: _Requests) -> None:
+        """What is left of a pass over the training split."""
+        fabric, course, recipe = self.fabric, self.course, self.recipe
+        epoch, rank, world = len(course.rows) + 1, fabric.global_rank, fabric.world_size
+        bar.set_description(f"epoch {epoch}/{recipe.epochs}", refresh=False)
+        every = LOOK_EVERY if fabric.device.type == "cuda" else 1
+        batches = self._batches(epoch)
+        left = range(course.steps, len(batches))
+        mine = [batches[step][rank::world] for step in left]
+        losses: list[Tensor] = []  # of the steps since the last look
+        self.network.train()
+        self.since = time.perf_counter()
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            for step, own, images in zip(left, mine, self._waited(self.feed.batches(mine)), strict=False):
+                count = len(batches[step])
+                draw = seeded(recipe.seed, "epoch", epoch, "step", step)
+                places = random_places(count, (images.shape[2], images.shape[3]), recipe.image_size, draw)
+                torch.manual_seed(int(torch.randint(2**62, (), generator=draw)) + rank)  # dropout knows no other generator
+                inputs = normalise(cut_squares(images, recipe.image_size, *(part[rank::world] for part in places)))
+                targets = fabric.to_device(self.faces.labels[own].float())
+                # the mean over processes, which DDP takes, is then the mean over images
+                loss = binary_cross_entropy_with_logits(self.network(inputs).float(), targets) * (len(own) * world / count)
+                self.optimizer.zero_grad()
                 fabric.backward(loss)
-                optimizer.step()
-                total, seen = total + value * len(chosen), seen + len(chosen)
-                bar.update(len(chosen))
-                bar.set_postfix(loss=f"{total / seen:.4f}", refresh=False)
-    return total / seen
+                self.optimizer.step()
+                losses.append(loss.detach())
+                if len(losses) == every or step == left[-1]:
+                    self._look(batches, losses, bar, stop)
+                    losses.clear()
+
+    def _look(self, batches: list[Tensor], losses: list[Tensor], bar: tqdm, stop: _Requests) -> None:
+        """Read the losses of the last steps, show them, and see whether to stop: all processes see the same."""
+        course, epoch = self.course, len(self.course.rows) + 1
+        asked = torch.tensor([float(stop.asked)], device=self.fabric.device)
+        seen_here = torch.cat([torch.stack(losses), asked])
+        if self.fabric.world_size > 1:
+            torch.distributed.all_reduce(seen_here)
+        *means, asked_share = (seen_here / self.fabric.world_size).tolist()
+        for value, rows in zip(means, batches[course.steps :], strict=False):
+            if not math.isfinite(value):
+                names = self.faces.images.names
+                kept = f"{self.checkpoint} keeps what was good" if self.checkpoint.exists() else "nothing had been saved yet"
+                raise ValueError(
+                    f"the loss became {value} in epoch {epoch}, step {course.steps + 1:,} of {len(batches):,} "
+                    f"(images {some([names[row] for row in rows.tolist()], 3)}): lower learning_rate "
+                    f"(now {self.recipe.learning_rate}), or look at the images; {kept}"
+                )
+            course.loss, course.steps = course.loss + value * len(rows), course.steps + 1
+            bar.update(len(rows))
+        now = time.perf_counter()
+        course.training, self.since = course.training + now - self.since, now
+        seen = sum(map(len, batches[: course.steps]))
+        shown = {"loss": f"{course.loss / seen:.4f}"} | ({"mAP": f"{course.rows[-1]['val_map']:.3f}"} if course.rows else {})
+        bar.set_postfix(shown, refresh=False)
+        if self.log:
+            self.log.add_scalar("training loss", means[-1], self.done)
+        if asked_share > 0:
+            self._save_checkpoint()
+            self.fabric.barrier()
+            raise KeyboardInterrupt(
+                f"stopped in epoch {epoch} of {self.recipe.epochs} after {course.steps:,} of {len(batches):,} steps and "
+                f"saved in {self.checkpoint}: the same command, or cell, goes on from there"
+            )
+
+    def _waited(self, images: Iterator[Tensor]) -> Iterator[Tensor]:
+        """The same images, the seconds spent on waiting for them noted."""
+        while True:
+            start = time.perf_counter()
+            batch = next(images, None)
+            self.course.waiting += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
+
+    def _validate(self) -> None:
+        """Measure the epoch on the validation split, and note it."""
+        start, course, faces = time.perf_counter(), self.course, self.faces
+        rows = faces.rows("valid")
+        logits = apply(self.model.eval(), rows, self.feed, title="validation", autocast=True)
+        labels, group = faces.labels[rows], faces.group[rows]
+        counts = contingency_table((logits > 0).T, labels.T, group, len(faces.group_names))
+        precision = weighted_mean_average_precision(logits, labels, group)
+        if not math.isfinite(precision):
+            raise ValueError("no validation image carries any label: no epoch can be called the best")
+        seen = sum(map(len, self._batches(len(course.rows) + 1)))
+        row: dict[str, float] = {
+            "epoch": len(course.rows) + 1,
+            "loss": course.loss / seen,
+            "val_loss": float(binary_cross_entropy_with_logits(logits, labels.float())),
+            "val_map": precision,
+            "val_accuracy": float(accuracy(counts).mean()),
+            "val_uei": float(underestimation_index(counts).mean()),
+            "images_per_second": seen / course.training,
+            "training": course.training,
+            "waiting": course.waiting,
+            "validating": time.perf_counter() - start,
+            "saving": 0.0,
+        }
+        self.course = _Course([*course.rows, row], [*course.counts, counts])
+        if self.log:
+            for name in ("val_loss", "val_map", "val_accuracy", "val_uei", "images_per_second"):
+                self.log.add_scalar(name.replace("val_", "validation "), row[name], self.done)
+
+    def _keep(self) -> None:
+        """Save the epoch, and its weights if they are the best so far."""
+        start, rows = time.perf_counter(), self.course.rows
+        if self.fabric.is_global_zero and rows[-1]["val_map"] >= max(row["val_map"] for row in rows):
+            save_tensors(self.folder / "base.safetensors", self.model.state_dict(), recipe=self.key)
+        self._save_checkpoint()
+        rows[-1]["saving"] = time.perf_counter() - start
+
+    @torch.no_grad()
+    def _save_checkpoint(self) -> None:
+        if not self.fabric.is_global_zero:
+            return
+        course = self.course
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for index, state in self.adam.state_dict()["state"].items():
+            tensors |= {f"adam.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        if course.counts:
+            tensors["counts"] = torch.stack(course.counts)
+        plain = {name: value for name, value in vars(course).items() if name != "counts"}
+        save_tensors(self.checkpoint, tensors, course=json.dumps(plain), recipe=self.key)
 
 
-def _validate(fabric: Fabric, model: nn.Module, faces: Faces, recipe: Recipe, cache: str | Path) -> dict[str, float]:
-    rows = faces.rows("valid")
-    logits = apply(model.eval(), faces, "valid", recipe, fabric, cache)
-    labels, group = faces.labels[rows], faces.group[rows]
-    tables = contingency_table((logits > 0).T, labels.T, group, len(faces.group_names))
-    return {
-        "val_loss": float(binary_cross_entropy_with_logits(logits, labels.float())),
-        "val_map": weighted_mean_average_precision(logits, labels, group),
-        "val_accuracy": float(accuracy(tables).mean()),
-        "val_uei": float(underestimation_index(tables).mean()),
-    }
+@torch.no_grad()
+def _load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> _Course:
+    """Put the checkpoint's weights and Adam's moments in place; returns how far it had come."""
+    tensors = load_tensors(path)
+    model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
+    parameters = list(model.parameters())
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("adam."):
+            _, index, key = name.split(".", 2)
+            parameter = parameters[int(index)]
+            if tensor.shape == parameter.shape:
+                # fused Adam walks through memory: a moment must lie there as its weight does
+                tensor = torch.empty_like(parameter).copy_(tensor)
+            state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    counts = list(tensors["counts"].clone()) if "counts" in tensors else []
+    return _Course(counts=counts, **json.loads(load_notes(path)["course"]))
 
 
-def _centre_batches(fabric: Fabric, pictures: np.ndarray, rows: Tensor, recipe: Recipe, split: str) -> Iterator[Tensor]:
-    """Batches of centre crops, normalised, on the device."""
-    for chosen in tqdm(rows.split(128), f"reading {split}", unit="batch", mininterval=1, leave=False):
-        images = F.center_crop(_take(pictures, chosen), [recipe.image_size, recipe.image_size])
-        yield _normalise(fabric.to_device(images))
+class _Requests:
+    """Notes Ctrl-C, and the signal that ends programs, so that a step is finished and saved before the program ends."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> _Requests:
+        if threading.current_thread() is threading.main_thread():  # Python delivers signals to no other
+            self.before = {kind: signal.signal(kind, self._note) for kind in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for kind, handler in self.before.items():
+            signal.signal(kind, handler or signal.SIG_DFL)
+
+    def _note(self, kind: int, _: FrameType | None) -> None:
+        if self.asked and kind == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("\nfinishing this step and saving; Ctrl-C once more stops at once", file=sys.stderr)
 
 
-def _take(pictures: np.ndarray, rows: Tensor) -> Tensor:
-    """Rows of the decoded images as uint8 [B, 3, H, W], channels last in memory."""
-    return torch.from_numpy(pictures[rows.numpy()]).permute(0, 3, 1, 2)
+@contextmanager
+def _alone(folder: Path, fabric: Fabric) -> Iterator[None]:
+    """Keep other trainings out of the folder, and clear away what one that was killed left half written.
+
+    Raises:
+        ValueError: if another training is under way there.
+        OSError: if the folder cannot be written to.
+    """
+    if not fabric.is_global_zero:
+        yield
+        return
+    lock = FileLock(folder / ".training.lock", timeout=0)  # the system frees it, however the program ends
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"another training is under way in {folder}: wait for it, or choose another run") from None
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written to ({error.strerror or error}): choose another place for runs") from error
+    try:
+        for name in ("checkpoint.safetensors", *FILES):
+            for part in folder.glob(f".{name}.*.part"):
+                part.unlink()
+        yield
+    finally:
+        Path(lock.lock_file).unlink()
+        lock.release()
 
 
-def _augment(images: Tensor, size: int, draw: torch.Generator) -> Tensor:
-    """A random crop and a flip of half of the images, each image its own; torchvision's crop a batch at once the same."""
-    b, _, height, width = images.shape
-    top = torch.randint(height - size + 1, (b, 1), generator=draw)
-    left = torch.randint(width - size + 1, (b, 1), generator=draw)
-    flip = torch.rand(b, 1, generator=draw) < 0.5
-    across = torch.arange(size)
-    y = top + across  # [B, size]
-    x = left + torch.where(flip, size - 1 - across, across)  # [B, size]
-    crop = images.permute(0, 2, 3, 1)[torch.arange(b)[:, None, None], y[:, :, None], x[:, None, :]]  # [B, size, size, 3]
-    return crop.permute(0, 3, 1, 2)
+def _refuse_little_room(folder: Path, model: nn.Module) -> None:
+    """The best weights, a checkpoint of three times their size, and beside it the next one: is there room for them?
+
+    Raises:
+        OSError: with what is free and what is needed.
+    """
+    there = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    free = shutil.disk_usage(folder).free
+    if 7 * weights - there > free:
+        raise OSError(f"{folder} has {free / 1e9:.2f} GB free; the training keeps up to {7 * weights / 1e9:.2f} GB there")
 
 
-def _normalise(images: Tensor) -> Tensor:
-    """uint8 0..255 to float32 with ImageNet's mean and spread."""
-    return F.normalize(images.float() / 255, IMAGENET_MEAN, IMAGENET_STD)
+def _logger(folder: Path, step: int) -> Any:
+    """TensorBoard's writer; what an interrupted session logged beyond `step` is taken back."""
+    from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+    return SummaryWriter(folder / "tensorboard", purge_step=step, flush_secs=20)
 
 
 @torch.no_grad()
@@ -406,42 +504,3 @@ def _try_one_batch(model: MultiLabelNet, recipe: Recipe) -> None:
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{recipe.backbone} does not take images of {recipe.image_size} pixels: {reason}") from None
-
-
-@torch.no_grad()
-def _save_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, rows: list[dict[str, float]], key: str
-) -> None:
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"adam.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
-    save_tensors(path, tensors, history=json.dumps(rows), recipe=key)
-
-
-@torch.no_grad()
-def _load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
-    """Put the checkpoint's weights and Adam's moments in place; returns the history so far."""
-    tensors = load_tensors(path)
-    model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
-    parameters = list(model.parameters())
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("adam."):
-            _, index, key = name.split(".", 2)
-            parameter = parameters[int(index)]
-            if (
-                tensor.shape == parameter.shape
-            ):  # fused Adam walks through memory: a moment must lie there as its weight does
-                tensor = torch.empty_like(parameter).copy_(tensor)
-            state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return json.loads(load_notes(path)["history"])
-
-
-def recipe_key(faces: Faces, recipe: Recipe, device: str = "auto") -> dict[str, Any]:
-    """What decides the base model, as JSON: the key under which it is shared between runs.
-
-    Kind of device and arithmetic are part of it: the same seed gives the same bits only on the same machine.
-    """
-    device, precision = resolve(device, recipe.precision)
-    return {**asdict(recipe), "device": device, "precision": precision, "faces": faces.fingerprint()}

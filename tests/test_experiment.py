@@ -41,7 +41,7 @@ def done(celeba, tmp_path_factory):
 def test_a_run_leaves_its_files(done):
     names = {path.name for path in done.folder.iterdir()}
     assert names == {
-        "base.safetensors", "history.csv", "features.safetensors", "dynamic_weighting.safetensors",
+        "base.safetensors", "history.csv", "history_us.csv", "features.safetensors", "dynamic_weighting.safetensors",
         "multi_task.safetensors", "labels.csv", "groups.csv", "run.json",
     }  # fmt: skip
     labels, groups = done.labels(), done.groups()
@@ -77,8 +77,8 @@ def test_same_seed_same_tables_to_the_bit(celeba, done, tmp_path):
 
 
 def test_stages_are_loaded_not_repeated(done, celeba, monkeypatch):
-    for name in ("_train_epoch", "_centre_batches"):
-        monkeypatch.setattr(training, name, lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(training, "_Training", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr("fairnb.feeding.Feed.batches", lambda *_: pytest.fail("computed again"))
     before = {path: path.stat().st_mtime_ns for path in done.folder.glob("*.safetensors")}
     again = whole(celeba, done.root)
     assert {path: path.stat().st_mtime_ns for path in done.folder.glob("*.safetensors")} == before
@@ -116,7 +116,7 @@ def test_other_images_are_refused(celeba, tmp_path):
 
 
 def test_runs_share_a_trained_base(done, celeba, monkeypatch):
-    monkeypatch.setattr(training, "_train_epoch", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(training, "_Training", lambda *_: pytest.fail("trained again"))
     other = experiment(celeba, done.root, run="another name")
     assert torch.equal(other.base_model().heads, done.base_model().heads)
     assert other.provenance()["base_from"] == "one"

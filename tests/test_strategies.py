@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from fairnb.features import Features
 from fairnb.metrics import accuracy, underestimation_index
 from fairnb.mopso import Swarm
 from fairnb.strategies import dynamic_weighting, evaluate, multi_task, pick, predict
-from fairnb.training import Features
 
 SWARM = Swarm(particles=30, iterations=30)
 

@@ -1,25 +1,21 @@
 import dataclasses
 import math
+import os
+import signal
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from sklearn.metrics import average_precision_score
 
 from fairnb import training
 from fairnb.data import read_celeba
+from fairnb.device import make_fabric
+from fairnb.features import Features, apply, extract_features, load_features, load_heads, save_features
+from fairnb.feeding import Feed
 from fairnb.files import load_tensors, save_tensors
-from fairnb.training import (
-    Features,
-    Recipe,
-    extract_features,
-    load_features,
-    load_heads,
-    make_fabric,
-    save_features,
-    train_base,
-    weighted_mean_average_precision,
-)
+from fairnb.training import FILES, Recipe, train_base, weighted_mean_average_precision
 
 RECIPE = Recipe(
     backbone="resnet18", weights="", hidden=8, resize=20, image_size=16, epochs=3, batch_size=32, learning_rate=3e-3,
@@ -32,10 +28,24 @@ def faces(celeba):
     return read_celeba(celeba)
 
 
+def feed_of(faces, cache, recipe=RECIPE, **feeding):
+    fabric = make_fabric("cpu", recipe.precision)
+    return Feed(faces.images, recipe.resize, recipe.image_size, cache=cache, fabric=fabric, **feeding)
+
+
+def train(faces, folder, cache, recipe=RECIPE, tensorboard=False, **feeding):
+    return train_base(faces, recipe, folder, feed_of(faces, cache, recipe, **feeding), tensorboard=tensorboard)
+
+
 @pytest.fixture(scope="module")
-def trained(faces, tmp_path_factory):
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def trained(faces, cache, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
-    return train_base(faces, RECIPE, folder, cache=folder / "cache", device="cpu"), folder
+    return train(faces, folder, cache), folder
 
 
 def test_training_learns_and_keeps_its_best_epoch(trained):
@@ -45,50 +55,109 @@ def test_training_learns_and_keeps_its_best_epoch(trained):
     assert history.loss.iloc[-1] < history.loss.iloc[0]
     assert history.val_map[history.best].item() == history.val_map.max()
     assert base.best_epoch == int(history.epoch[history.best].item())
-    assert sorted(path.name for path in folder.iterdir()) == ["base.safetensors", "cache", "history.csv"]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     saved = load_tensors(folder / "base.safetensors")
     assert all(torch.equal(tensor, saved[name]) for name, tensor in base.model.state_dict().items())
 
 
-def test_finished_training_is_loaded(faces, trained, monkeypatch):
+def test_where_the_time_went_adds_up(trained):
+    base, _ = trained
+    history = base.history
+    assert (history.waiting <= history.training).all()
+    assert (history[["training", "waiting", "validating", "saving"]] > 0).all(axis=None)
+    assert history.images_per_second.tolist() == pytest.approx((96 / history.training).tolist())
+    assert base.seconds == pytest.approx(history.training.sum() + history.validating.sum() + history.saving.sum())
+
+
+def test_us_of_every_epoch_is_that_of_its_counts(faces, cache, trained):
+    base, _ = trained
+    us = base.us
+    assert us.groupby("epoch").size().tolist() == [4 * 2] * 3
+    np.testing.assert_allclose(us.us, (us.predicted_positives / us.n) / (us.positives / us.n))
+    by_split = faces.prevalence("valid").set_index(["label", "group"]).positives
+    assert us[us.epoch == 2].set_index(["label", "group"]).positives.equals(by_split)
+    kept = us[us.epoch == base.best_epoch].set_index(["label", "group"]).predicted_positives
+    logits = apply(base.model, faces.rows("valid"), feed_of(faces, cache), title="test")
+    women = faces.group[faces.rows("valid")] == 0
+    expected = (logits[women] > 0).sum(0).tolist()
+    assert [kept[label, "female"] for label in faces.label_names] == expected
+
+
+def test_finished_training_is_loaded(faces, cache, trained, monkeypatch):
     base, folder = trained
-    monkeypatch.setattr(training, "_train_epoch", lambda *_: pytest.fail("trained again"))
-    again = train_base(faces, RECIPE, folder, cache=folder / "cache", device="cpu")
+    monkeypatch.setattr(training, "_Training", lambda *_: pytest.fail("trained again"))
+    again = train(faces, folder, cache)
     assert torch.equal(again.heads, base.heads)
-    assert again.history.val_map.tolist() == pytest.approx(base.history.val_map.tolist())
+    assert again.history.equals(base.history)
+    assert again.us.equals(base.us)
 
 
-@pytest.mark.parametrize("stop", ["while training", "while saving"])
-def test_interrupted_training_ends_as_an_uninterrupted_one(faces, trained, tmp_path, monkeypatch, stop):
-    base, folder = trained
-    name = {"while training": "_train_epoch", "while saving": "_save_checkpoint"}[stop]
-    real, calls = getattr(training, name), []
+def assert_same_training(one, other):
+    for (name, tensor), same in zip(one.model.state_dict().items(), other.model.state_dict().values(), strict=True):
+        assert torch.equal(tensor, same), name
+    measured = ["epoch", "loss", "val_loss", "val_map", "val_accuracy", "val_uei", "best"]
+    assert one.history[measured].equals(other.history[measured])
+    assert one.us.equals(other.us)
 
-    def interrupted(*arguments):
+
+@pytest.mark.parametrize("moment", ["in a step", "before validation", "while saving", "at the end"])
+def test_a_training_that_breaks_off_ends_as_one_that_did_not(faces, cache, trained, tmp_path, monkeypatch, moment):
+    base, _ = trained
+    name, at = {
+        "in a step": ("_look", 5), "before validation": ("_validate", 2), "while saving": ("_save_checkpoint", 2),
+        "at the end": ("_save_checkpoint", 3),
+    }[moment]  # fmt: skip
+    real, calls = getattr(training._Training, name), []
+
+    def breaks(*arguments):
         calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
+        if len(calls) == at:
+            raise MemoryError
         return real(*arguments)
 
-    monkeypatch.setattr(training, name, interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        train_base(faces, RECIPE, tmp_path, cache=folder / "cache", device="cpu")
+    monkeypatch.setattr(training._Training, name, breaks)
+    with pytest.raises(MemoryError):
+        train(faces, tmp_path, cache)
     assert (tmp_path / "checkpoint.safetensors").exists()
-    resumed = train_base(faces, RECIPE, tmp_path, cache=folder / "cache", device="cpu")
-    for (key, one), other in zip(resumed.model.state_dict().items(), base.model.state_dict().values(), strict=True):
-        assert torch.equal(one, other), key
-    measured = ["loss", "val_loss", "val_map", "val_accuracy", "val_uei"]
-    assert resumed.history[measured].equals(base.history[measured])
+    assert_same_training(train(faces, tmp_path, cache), base)
 
 
-def test_features_and_heads_are_the_network(faces, trained):
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_at_once_and_says_how_to_go_on(faces, cache, trained, tmp_path, monkeypatch, kind, capfd):
+    base, _ = trained
+    real, calls = training._Training._look, []
+
+    def look(*arguments):
+        calls.append(1)
+        if len(calls) == 5:  # three steps an epoch: in the midst of the second
+            os.kill(os.getpid(), kind)
+        return real(*arguments)
+
+    monkeypatch.setattr(training._Training, "_look", look)
+    with pytest.raises(KeyboardInterrupt, match=r"stopped in epoch 2 of 3 after 2 of 3 steps .*the same command"):
+        train(faces, tmp_path, cache)
+    assert "finishing this step" in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert_same_training(train(faces, tmp_path, cache), base)
+    assert len(calls) == 9  # no step twice
+
+
+@pytest.mark.parametrize(
+    "feeding", [{"form": "files", "workers": 0}, {"form": "files", "workers": 2}, {"form": "cached", "workers": 1}]
+)
+def test_however_images_are_fed_the_training_is_the_same(faces, trained, tmp_path, feeding):
+    base, _ = trained
+    assert_same_training(train(faces, tmp_path / "run", tmp_path / "cache", **feeding), base)
+    assert bool(list((tmp_path / "cache").glob("*.npy"))) == (feeding["form"] == "cached")
+
+
+def test_features_and_heads_are_the_network(faces, cache, trained):
     base, folder = trained
-    features = extract_features(faces, base, RECIPE, cache=folder / "cache", device="cpu")
-    valid = features["valid"]
+    feed = feed_of(faces, cache)
+    valid = extract_features(faces, base.model, feed)["valid"]
     assert valid.x.shape == (48, 8)
     assert not valid.x.requires_grad
-    fabric = make_fabric("cpu", "32-true")
-    logits = training.apply(base.model, faces, "valid", RECIPE, fabric, folder / "cache")
+    logits = apply(base.model, faces.rows("valid"), feed, title="test")
     torch.testing.assert_close(valid.x @ base.heads[:, :-1].T + base.heads[:, -1], logits)
     assert torch.equal(load_heads(folder / "base.safetensors"), base.heads)
 
@@ -115,59 +184,107 @@ def test_labels_without_positives_are_left_out_of_the_mean():
     assert math.isnan(weighted_mean_average_precision(torch.zeros(2, 1), torch.zeros(2, 1).bool(), torch.tensor([0, 1])))
 
 
-def test_augmentation_cuts_squares_out_of_each_image():
-    draw = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (40, 3, 9, 7), generator=draw, dtype=torch.uint8)
-    crops = training._augment(images, 5, draw)
-    flips = 0
-    for image, crop in zip(images, crops, strict=True):
-        windows = image.unfold(1, 5, 1).unfold(2, 5, 1).permute(1, 2, 0, 3, 4).reshape(-1, 3, 5, 5)
-        plain = any(torch.equal(window, crop) for window in windows)
-        flipped = any(torch.equal(window.flip(-1), crop) for window in windows)
-        assert plain or flipped
-        flips += flipped and not plain
-    assert 8 < flips < 32
+def test_a_loss_that_is_no_number_stops_the_training(faces, cache, trained, tmp_path, monkeypatch):
+    """Its step and images are named, and what was saved before stays as it was."""
+    base, _ = trained
+    real, saved = training._Training._epoch, []
+
+    def epoch(self, bar, stop):
+        if len(self.course.rows) == 1:
+            saved.append((tmp_path / "checkpoint.safetensors").read_bytes())
+            with torch.no_grad():
+                self.model.head.bias[0] = math.inf
+        return real(self, bar, stop)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training._Training, "_epoch", epoch)
+        with pytest.raises(
+            ValueError, match=r"loss became (nan|inf) in epoch 2, step 1 of 3 \(images 0.*more\)\): lower learning_rate"
+        ):
+            train(faces, tmp_path, cache)
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == saved[0]
+    assert_same_training(train(faces, tmp_path, cache), base)
 
 
-def test_a_loss_that_is_no_number_stops_the_training(faces, tmp_path):
-    with pytest.raises(ValueError, match=r"the loss became (nan|inf) in epoch"):
-        train_base(faces, dataclasses.replace(RECIPE, learning_rate=1e30), tmp_path, cache=tmp_path / "c", device="cpu")
+def test_a_last_batch_of_one_image_is_left_out(faces, cache, tmp_path):
+    """At 16 pixels a ResNet ends in a single place, of which one image has no spread to normalise by."""
+    recipe = dataclasses.replace(RECIPE, batch_size=19, epochs=1)  # 96 = 5 · 19 + 1
+    assert train(faces, tmp_path, cache, recipe).history.loss.notna().all()
 
 
-def test_bad_input_is_named_before_any_decoding(faces, tmp_path):
-    def train(device="cpu", **settings):
-        train_base(faces, dataclasses.replace(RECIPE, **settings), tmp_path, cache=tmp_path / "cache", device=device)
+def test_two_trainings_cannot_share_a_folder(faces, cache, tmp_path):
+    with FileLock(tmp_path / ".training.lock"), pytest.raises(ValueError, match="another training is under way in"):
+        train(faces, tmp_path, cache)
 
-    with pytest.raises(ValueError, match="did you mean 'resnet18'"):
-        train(backbone="resnet8")
-    with pytest.raises(ValueError, match="did you mean 'cuda'"):
-        train(device="cudaa")
-    with pytest.raises(ValueError, match="alexnet does not take images of 16 pixels"):
-        train(backbone="alexnet")
-    with pytest.raises(ValueError, match="cannot be larger"):
-        train(image_size=30)
-    with pytest.raises(ValueError, match="epochs=0"):
-        train(epochs=0)
-    if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="'cuda' is not on this machine"):
-            train(device="cuda")
+
+def test_what_a_killed_training_left_half_written_is_cleared_away(faces, cache, trained, tmp_path):
+    (tmp_path / ".checkpoint.safetensors.123.part").write_bytes(b"half")
+    assert_same_training(train(faces, tmp_path, cache), trained[0])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
+
+
+def test_a_place_that_cannot_be_written_to_is_found_first(faces, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="cannot be written to"):
+        train(faces, tmp_path / "file" / "run", tmp_path / "cache")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10**8})())
+    with pytest.raises(OSError, match=r"has 0\.10 GB free; the training keeps up to 0\.31 GB"):
+        train(faces, tmp_path / "run", tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_folder_of_another_training_is_refused(faces, trained):
+def test_tensorboard_logs_what_the_history_holds(faces, cache, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    base = train(faces, tmp_path, cache, tensorboard=True)
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    logged = [(event.step, event.value) for event in events.Scalars("validation map")]
+    assert [step for step, _ in logged] == [3, 6, 9]
+    assert [value for _, value in logged] == pytest.approx(base.history.val_map.tolist())
+    assert len(events.Scalars("training loss")) == 9
+
+
+def test_bad_input_is_named_before_any_decoding(faces, tmp_path):
+    def attempt(device="cpu", form="auto", workers=0, **settings):
+        recipe = dataclasses.replace(RECIPE, **settings)
+        make_fabric(device)
+        train(faces, tmp_path, tmp_path / "cache", recipe, form=form, workers=workers)
+
+    with pytest.raises(ValueError, match="did you mean 'resnet18'"):
+        attempt(backbone="resnet8")
+    with pytest.raises(ValueError, match="did you mean 'cuda'"):
+        attempt(device="cudaa")
+    with pytest.raises(ValueError, match="alexnet does not take images of 16 pixels"):
+        attempt(backbone="alexnet")
+    with pytest.raises(ValueError, match="cannot be larger"):
+        attempt(image_size=30)
+    with pytest.raises(ValueError, match="epochs=0"):
+        attempt(epochs=0)
+    with pytest.raises(ValueError, match="unknown feed 'file': did you mean 'files'"):
+        attempt(form="file")
+    with pytest.raises(ValueError, match="workers=-2"):
+        attempt(workers=-2)
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="'cuda' is not on this machine"):
+            attempt(device="cuda")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_folder_of_another_training_is_refused(faces, cache, trained):
     _, folder = trained
     before = (folder / "base.safetensors").read_bytes()
     with pytest.raises(ValueError, match="trained by another recipe"):
-        train_base(faces, dataclasses.replace(RECIPE, epochs=4), folder, cache=folder / "cache", device="cpu")
+        train(faces, folder, cache, dataclasses.replace(RECIPE, epochs=4))
     assert (folder / "base.safetensors").read_bytes() == before
 
 
-def test_a_damaged_file_is_named(faces, trained, tmp_path):
+def test_a_damaged_file_is_named(faces, cache, trained, tmp_path):
     _, folder = trained
-    (tmp_path / "history.csv").write_bytes((folder / "history.csv").read_bytes())
+    for name in FILES[1:]:
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
     (tmp_path / "base.safetensors").write_bytes((folder / "base.safetensors").read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"base\.safetensors cannot be read"):
-        train_base(faces, RECIPE, tmp_path, cache=folder / "cache", device="cpu")
+        train(faces, tmp_path, cache)
 
 
 def test_features_come_back_from_their_file(tmp_path):

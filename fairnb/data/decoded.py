@@ -1,32 +1,69 @@
-"""Images decoded once: a uint8 array at the working size on disk, memory-mapped, keyed by what made it."""
+"""Images made ready once: decoded into a uint8 array on disk, or looked through where they stay in their files.
+
+Both ways end in the same pixels: `read_images` is what the array holds.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
 from fairnb.data.images import Images
-from fairnb.files import content_key, write_beside
+from fairnb.files import content_key, save_json, write_beside
 from fairnb.messages import some
 
 
-def decode_images(images: Images, size: int, folder: str | Path) -> np.ndarray:
-    """Decode every image at its working size, or open what an earlier call decoded.
+def stored_shape(images: Images, size: int) -> tuple[int, int]:
+    """Height and width of every image once it is ready: the first readable one's, its shorter side at most `size`.
 
-    The shorter side becomes `size`, as torchvision's `Resize(size)` does. The first image sets the shape; one of another
-    aspect ratio is scaled to cover it and cut at its centre.
+    A smaller image is not enlarged here: that would only cost room, and is done a batch at a time.
+
+    Raises:
+        ValueError: if `size` is below 8, or no image can be read.
+    """
+    if size < 8:
+        raise ValueError(f"images of {size} pixels are too small to show a face: give at least 8")
+    for index in range(len(images)):
+        try:
+            height, width = images.read([index], size)[0].shape[1:]
+        except (ValueError, OSError):
+            if images.block > 1:  # no single file is at fault
+                raise
+            continue  # counted with all the others when they are made ready
+        scale = min(1.0, size / min(height, width))
+        return (height, width) if scale == 1 else (max(size, int(height * scale)), max(size, int(width * scale)))
+    raise ValueError(f"none of the {len(images):,} images in {images.source} can be decoded")
+
+
+def read_images(images: Images, rows: Sequence[int], shape: tuple[int, int]) -> Tensor:
+    """Some images, read now: uint8 [B, H, W, 3] of `shape`; one of another aspect ratio is cut at its centre.
+
+    Raises:
+        ValueError: for an image that cannot be decoded.
+    """
+    ready = torch.empty(len(rows), *shape, 3, dtype=torch.uint8)
+    for place, image in zip(ready, images.read(rows, min(shape)), strict=True):
+        place.copy_(_cover(image, shape).permute(1, 2, 0))
+    return ready
+
+
+def decode_images(images: Images, size: int, folder: str | Path) -> np.memmap:
+    """Decode every image, or open what an earlier call decoded.
 
     Args:
         images: N pictures.
-        size: pixels of the shorter side, at least 8.
-        folder: where the cache lies; made if it is not there.
+        size: pixels of the shorter side, at least 8; an image that has fewer keeps them. Scaled as torchvision's
+            `Resize(size)` does.
+        folder: where the array lies; made if it is not there.
 
     Returns:
         A read-only memory-mapped array, uint8 [N, H, W, 3]: channels last, as a batch in that memory format wants it.
@@ -35,67 +72,91 @@ def decode_images(images: Images, size: int, folder: str | Path) -> np.ndarray:
         ValueError: if images cannot be decoded (all of them counted, the first ones named with the reason).
         OSError: if the disk has no room for the array; nothing is left behind.
     """
-    if size < 8:
-        raise ValueError(f"images of {size} pixels are too small to show a face: give at least 8")
-    folder = Path(folder)
-    made = {"images": images.fingerprint(), "size": size, "form": "uint8 [N, H, W, 3]"}
-    path = folder / f"images-{content_key(made)}.npy"
+    shape = stored_shape(images, size)
+    path = Path(folder) / f"images-{_key(images, shape)}.npy"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        _decode_all(images, _working_shape(images, size), path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        needed, free = decoded_bytes(images, shape), shutil.disk_usage(path.parent).free
+        if needed > free:
+            raise OSError(f"{path.parent} has {free / 1e9:.1f} GB free; the decoded images take {needed / 1e9:.1f} GB")
+        with write_beside(path) as beside:
+            array = np.lib.format.open_memmap(beside, mode="w+", dtype=np.uint8, shape=(len(images), *shape, 3))
+            if hasattr(os, "posix_fallocate"):  # or a disk that fills up later would end the process in mid-air
+                with beside.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, beside.stat().st_size)
+
+            def decode(rows: range) -> None:
+                array[rows.start : rows.stop] = read_images(images, rows, shape).numpy()
+
+            _each_block(images, decode, "preparing images")
+            array.flush()
     return np.load(path, mmap_mode="r")
 
 
-def _working_shape(images: Images, size: int) -> tuple[int, int]:
-    """Height and width of the array: the first readable image's aspect ratio, its shorter side made `size`."""
-    for index in range(len(images)):
-        try:
-            height, width = images[index].shape[1:]
-        except (ValueError, OSError):
-            continue  # counted with all the others when they are decoded
-        scale = size / min(height, width)
-        return max(size, int(height * scale)), max(size, int(width * scale))
-    raise ValueError(f"none of the {len(images):,} images in {images.source} can be decoded")
+def is_decoded(images: Images, size: int, folder: str | Path) -> bool:
+    """Whether `decode_images` would only open what is there."""
+    return (Path(folder) / f"images-{_key(images, stored_shape(images, size))}.npy").exists()
 
 
-def _decode_all(images: Images, shape: tuple[int, int], path: Path) -> None:
-    needed, free = len(images) * shape[0] * shape[1] * 3, shutil.disk_usage(path.parent).free
-    if needed > free:
-        raise OSError(f"{path.parent} has {free / 1e9:.1f} GB free; the decoded images take {needed / 1e9:.1f} GB")
+def decoded_bytes(images: Images, shape: tuple[int, int]) -> int:
+    """Bytes of the decoded array."""
+    return len(images) * shape[0] * shape[1] * 3
+
+
+def check_images(images: Images, folder: str | Path) -> None:
+    """Look once whether every image can be decoded, before hours are spent on them; noted in `folder` for the next time.
+
+    Raises:
+        ValueError: as `decode_images` does.
+    """
+    path = Path(folder) / f"checked-{content_key(images.fingerprint())}.json"
+    if images.block > 1 or path.exists():  # what is drawn cannot be damaged
+        return
+
+    def read(rows: range) -> None:
+        images.read(rows, 8)
+
+    _each_block(images, read, "checking images")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_json(path, {"images": len(images), "source": images.source})
+
+
+def _key(images: Images, shape: tuple[int, int]) -> str:
+    return content_key({"images": images.fingerprint(), "shape": shape, "form": "uint8 [N, H, W, 3]"})
+
+
+def _each_block(images: Images, work: Callable[[range], None], title: str) -> None:
+    """Run `work` on blocks of rows, on every core; of the images that cannot be decoded, count all and name some."""
     unreadable: list[tuple[str, str]] = []
 
-    def decode(rows: range) -> None:
+    def attempt(rows: range) -> None:
         try:
-            for row, image in zip(rows, images.read(rows, min(shape)), strict=True):
-                array[row] = _cover(image, shape).permute(1, 2, 0).numpy()
+            work(rows)
         except (ValueError, OSError) as error:
             if images.block > 1:  # no single file is at fault
                 raise
             unreadable.append((images.names[rows[0]], str(error)))
 
-    with write_beside(path) as beside, ThreadPoolExecutor(os.cpu_count()) as pool:
-        array = np.lib.format.open_memmap(beside, mode="w+", dtype=np.uint8, shape=(len(images), *shape, 3))
-        if hasattr(os, "posix_fallocate"):  # or a disk that fills up later would end the process in mid-air
-            with beside.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, beside.stat().st_size)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # the pool is the parallelism: an image is too small to share out
-        try:
-            blocks = [range(start, min(start + images.block, len(images))) for start in range(0, len(images), images.block)]
-            for _ in tqdm(pool.map(decode, blocks), "preparing images", len(blocks), leave=False):
+    blocks = [range(start, min(start + images.block, len(images))) for start in range(0, len(images), images.block)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the pool is the parallelism: an image is too small to share out
+    try:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for _ in tqdm(pool.map(attempt, blocks), title, len(blocks), unit="image", leave=False):
                 pass
-        finally:
-            torch.set_num_threads(threads)
-        if unreadable:
-            names = [name for name, _ in sorted(unreadable)]
-            reason = min(unreadable)[1]
-            raise ValueError(f"{len(names):,} of {len(images):,} images cannot be decoded: {some(names)} ({reason})")
-        array.flush()
+    finally:
+        torch.set_num_threads(threads)
+    if unreadable:
+        names = [name for name, _ in sorted(unreadable)]
+        reason = min(unreadable)[1]
+        raise ValueError(f"{len(names):,} of {len(images):,} images cannot be decoded: {some(names)} ({reason})")
 
 
-def _cover(image: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+def _cover(image: Tensor, shape: tuple[int, int]) -> Tensor:
     """Scale uint8 [3, H, W] until it covers `shape`, then cut its centre to it."""
     height, width = image.shape[1:]
+    if (height, width) == shape:
+        return image
     scale = max(shape[0] / height, shape[1] / width)
     size = [max(shape[0], round(height * scale)), max(shape[1], round(width * scale))]
     return F.center_crop(F.resize(image, size, antialias=True), list(shape))

@@ -5,13 +5,15 @@ Pillow decodes: torchvision's own decoders are deprecated since 0.29.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
+import os
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -87,9 +89,9 @@ class ImageZip(_Files):
     """Image files still inside one zip, whatever folder they lie in there."""
 
     def __init__(self, path: Path, names: list[str]) -> None:
-        self.names, self.source = names, str(path)
+        self.path, self.names, self.source = path, names, str(path)
         try:
-            self.zip = zipfile.ZipFile(path)
+            self.zip, self.opened_by = zipfile.ZipFile(path), os.getpid()
         except zipfile.BadZipFile as error:
             raise ValueError(f"{path} is not a whole zip file ({error}): was its download cut short?") from None
         self.members = {Path(info.filename).name: info for info in self.zip.infolist() if not info.is_dir()}
@@ -99,11 +101,27 @@ class ImageZip(_Files):
         return len(self.names)
 
     def __getitem__(self, index: int) -> Tensor:
+        if self.opened_by != os.getpid():
+            self._open_again()
         try:
             data = self.zip.read(self.members[self.names[index]])
         except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
             raise ValueError(f"damaged in the zip: {error}") from None
         return _decode(data)
+
+    def _open_again(self) -> None:
+        """Give a worker process a place of its own in the file: a fork shares its parent's.
+
+        The directory, a quarter of a gigabyte for CelebA, is kept rather than read again.
+        """
+        self.zip, self.opened_by = copy.copy(self.zip), os.getpid()
+        self.zip.fp = self.path.open("rb")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "names": self.names}  # where workers are not forked, they open the file
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
     def fingerprint(self) -> str:
         """See `Images`."""

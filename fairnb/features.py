@@ -1,0 +1,139 @@
+"""The backbone runs once: what the last layer reads, computed for validation and test and saved.
+
+The second stage of the method works on these numbers and never sees an image.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from fairnb.data import Faces
+from fairnb.feeding import Feed, centre_crops, normalise
+from fairnb.files import load_notes, load_tensors, save_tensors
+from fairnb.model import MultiLabelNet
+
+BATCH = 128  # images that the backbone looks at together
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What the last layer reads, computed once a split: the second stage needs nothing else.
+
+    Attributes:
+        x: float32 [N, D] ≥ 0, penultimate features.
+        labels: bool [N, L].
+        group: int64 [N] in 0..G-1.
+        groups: G, also where a group has nobody in this split.
+    """
+
+    x: Tensor
+    labels: Tensor
+    group: Tensor
+    groups: int
+
+    def __post_init__(self) -> None:
+        """Refuse parts that do not belong together.
+
+        Raises:
+            ValueError: if the numbers of images differ.
+        """
+        rows = {name: len(getattr(self, name)) for name in ("x", "labels", "group")}
+        if len(set(rows.values())) > 1:
+            found = ", ".join(f"{count:,} rows in {name}" for name, count in rows.items())
+            raise ValueError(f"features, labels and groups are of different images: {found}")
+
+    def to(self, device: torch.device | str) -> Features:
+        """The same on another device."""
+        return Features(self.x.to(device), self.labels.to(device), self.group.to(device), self.groups)
+
+
+@torch.no_grad()
+def apply(function: Callable[[Tensor], Tensor], rows: Tensor, feed: Feed, *, title: str, autocast: bool = False) -> Tensor:
+    """Run a network, or a method of one, over the centre crops of these images.
+
+    The processes of a group take a batch each in turn, the same batches that one process would, and all receive the whole.
+
+    Args:
+        function: images float32 [B, 3, S, S] to [B, …].
+        rows: int64 [N], row numbers.
+        feed: the images.
+        title: what is being done, for the progress bar.
+        autocast: compute in the training's precision; else in float32.
+
+    Returns:
+        float32 [N, …] on the CPU, in the order of `rows`.
+    """
+    fabric = feed.fabric
+    batches = rows.split(BATCH)
+    mine = batches[fabric.global_rank :: fabric.world_size]
+    images = tqdm(feed.batches(mine), title, len(mine), unit="batch", leave=False, disable=not fabric.is_global_zero)
+    found: dict[int, Tensor] = {}
+    # TF32 would round the float32 that the features promise
+    exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+    with fabric.autocast() if autocast else nullcontext(), exact:
+        for place, batch in enumerate(images):
+            inputs = normalise(centre_crops(batch, feed.crop))
+            found[fabric.global_rank + place * fabric.world_size] = function(inputs).float()
+    if fabric.world_size == 1:
+        return torch.cat(list(found.values())).cpu()
+    # the shape, also for a process that had no batch
+    shape = function(torch.zeros(1, 3, feed.crop, feed.crop, device=fabric.device)).shape[1:]
+    whole = torch.zeros(len(rows), *shape, device=fabric.device)
+    for place, values in found.items():
+        whole[place * BATCH : place * BATCH + len(values)] = values
+    torch.distributed.all_reduce(whole)  # a sum: each row is one process's, and the others add 0
+    return whole.cpu()
+
+
+def extract_features(faces: Faces, model: MultiLabelNet, feed: Feed, *, layer: str = "penultimate") -> dict[str, Features]:
+    """Run the backbone once over validation and test: `{"valid": Features, "test": Features}`, on the CPU.
+
+    `layer` names a method of the network: 'penultimate', what the last layer reads, or 'pooled', what the layer before it
+    reads. The features are computed in float32 whatever the training's precision: the tables of results depend on them.
+    """
+    model = model.to(feed.fabric.device).eval()
+    found = {}
+    for split in ("valid", "test"):
+        rows = faces.rows(split)
+        x = apply(getattr(model, layer), rows, feed, title=f"features of {split}")
+        found[split] = Features(x, faces.labels[rows], faces.group[rows], len(faces.group_names))
+    return found
+
+
+def save_features(path: Path, features: dict[str, Features]) -> None:
+    """Write the features of splits as one safetensors file."""
+    parts = {f"{split}.{name}": getattr(part, name) for split, part in features.items() for name in ("x", "labels", "group")}
+    save_tensors(path, parts, groups=json.dumps({split: part.groups for split, part in features.items()}))
+
+
+def load_features(path: Path) -> dict[str, Features]:
+    """The features of splits that `save_features` wrote, mapped: read where they are used.
+
+    Raises:
+        ValueError: if the file is damaged or holds something else, with its path.
+    """
+    saved, notes = load_tensors(path), load_notes(path)
+    if "groups" not in notes:
+        raise ValueError(f"{path} does not say how many groups there are: delete it to make it anew")
+    return {
+        split: Features(saved[f"{split}.x"], saved[f"{split}.labels"], saved[f"{split}.group"], count)
+        for split, count in json.loads(notes["groups"]).items()
+    }
+
+
+def load_heads(path: Path) -> Tensor:
+    """The last layer of a network in a safetensors file, such as a run's `base.safetensors`: float32 [L, D + 1].
+
+    Raises:
+        ValueError: if the file is damaged, with its path.
+    """
+    saved = load_tensors(path)
+    return torch.cat([saved["head.weight"], saved["head.bias"].unsqueeze(1)], dim=1)
