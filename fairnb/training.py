@@ -251,8 +251,8 @@ class _Training:
             _Requests() as stop,
             torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False),
             tqdm(
-                total=total, initial=done, unit="image", smoothing=0.05, mininterval=1, leave=False,
-                disable=not self.fabric.is_global_zero,
+                total=total, initial=done, unit="image", smoothing=0.05, mininterval=1 if sys.stderr.isatty() else 10,
+                leave=False, disable=not self.fabric.is_global_zero,
             ) as bar,
         ):  # fmt: skip
             while len(self.course.rows) < self.recipe.epochs:
@@ -338,6 +338,8 @@ class _Training:
         if asked_share > 0:
             self._save_checkpoint()
             self.fabric.barrier()
+            if not self.fabric.is_global_zero:
+                raise SystemExit(130)  # the first process tells
             raise KeyboardInterrupt(
                 f"stopped in epoch {epoch} of {self.recipe.epochs} after {course.steps:,} of {len(batches):,} steps and "
                 f"saved in {self.checkpoint}: the same command, or cell, goes on from there"
@@ -467,9 +469,8 @@ def _alone(folder: Path, fabric: Fabric) -> Iterator[None]:
     except OSError as error:
         raise OSError(f"{folder} cannot be written to ({error.strerror or error}): choose another place for runs") from error
     try:
-        for name in ("checkpoint.safetensors", *FILES):
-            for part in folder.glob(f".{name}.*.part"):
-                part.unlink()
+        for half in (*folder.glob(".*.part"), *folder.glob(".tmp*")):  # ours, and safetensors' own
+            half.unlink()
         yield
     finally:
         Path(lock.lock_file).unlink()
