@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import psutil
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchvision.transforms.v2 import functional as F
 
 from fairnb.data.decoded import check_images, decode_images, decoded_bytes, is_decoded, read_images, stored_shape
@@ -63,8 +64,8 @@ class Feed:
             fabric: the device, and the other processes.
             form: 'cached' decodes every image once into an array on disk; 'files' decodes it whenever it is needed, and
                 takes no room; 'auto' is 'cached' where the array is there, or half of the free memory and the disk hold it.
-            workers: processes that read; 0 reads in this one, -1 takes a processor core each for files and what the
-                device needs for the array.
+            workers: processes that read; 0 reads in this one, between steps; -1 is 0 on a CPU, and on a GPU one a
+                processor core for files, two for the array.
 
         Raises:
             ValueError: for another form, or fewer workers than -1.
@@ -89,10 +90,9 @@ class Feed:
         """Processes that read, what -1 means here."""
         if self._workers >= 0:
             return self._workers
-        if self.form == "cached":
-            return 0 if self.fabric.device.type == "cpu" else 2  # a GPU should not wait while memory is copied
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        if self.fabric.device.type == "cpu":
+            return 0  # workers would take turns with the network on the same cores, and make it wait
+        return 2 if self.form == "cached" else _cores()  # a GPU should not wait
 
     def prepare(self) -> None:
         """Decode the images, or see that each can be; at once where an earlier call did.
@@ -205,6 +205,12 @@ def normalise(images: Tensor) -> Tensor:
     return F.normalize(F.to_dtype(images, torch.float32, scale=True), IMAGENET_MEAN, IMAGENET_STD, inplace=True)
 
 
+def _cores() -> int:
+    """Processor cores for each of this machine's processes of a group."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
 class _Pictures(Dataset):
     """A batch at a time from the decoded array, or from the images where there is none."""
 
@@ -216,12 +222,19 @@ class _Pictures(Dataset):
         return np.load(str(self.decoded), mmap_mode="r")
 
     def __getitems__(self, rows: list[int]) -> Tensor:
-        if self.decoded is None:
+        if self.decoded is not None:
+            return torch.from_numpy(self._array[rows])
+        if get_worker_info() is not None:
             return read_images(self.images, rows, self.shape)
-        return torch.from_numpy(self._array[rows])
+        shares = np.array_split(rows, min(len(rows), _cores()))  # no workers: every core while the network rests
+        return torch.cat(list(self._pool.map(lambda share: read_images(self.images, share.tolist(), self.shape), shares)))
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_array"}  # the map is opened anew
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(_cores())
+
+    def __getstate__(self) -> dict[str, Any]:  # a worker opens what is its own
+        return {name: value for name, value in vars(self).items() if name not in ("_array", "_pool")}
 
 
 class _Order:

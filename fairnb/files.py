@@ -56,9 +56,16 @@ def save_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], **notes: str) -> None:
-    """Write tensors as safetensors, with short notes in its header."""
+    """Write tensors as safetensors, with short notes in its header.
+
+    Raises:
+        OSError: if the disk takes no more, with the path.
+    """
     with write_beside(path) as beside:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside, notes)
+        try:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside, notes)
+        except SafetensorError as error:
+            raise OSError(f"{path} could not be written ({error}); what lay there before stays as it was") from None
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

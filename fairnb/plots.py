@@ -113,6 +113,51 @@ def learning_curves(history: pd.DataFrame) -> Figure:
     return figure
 
 
+def epoch_costs(history: pd.DataFrame) -> Figure:
+    """Seconds of each epoch by what they were spent on.
+
+    Args:
+        history: columns epoch, training, waiting (a part of training), validating, saving.
+    """
+    parts = {
+        "forward, backward, step": history.training - history.waiting,
+        "waiting for images": history.waiting,
+        "validation": history.validating,
+        "saving": history.saving,
+    }
+    figure, axis = plt.subplots(figsize=(7, 2.8), layout="constrained")
+    below = np.zeros(len(history))
+    for (name, seconds), colour, hatch in zip(parts.items(), PALETTE, ("", "///", "...", "xxx"), strict=False):
+        axis.bar(history.epoch, seconds, bottom=below, color=colour, hatch=hatch, edgecolor="white", linewidth=0, label=name)
+        below += seconds.to_numpy()
+    axis.set(xlabel="epoch", ylabel="seconds")
+    axis.locator_params(axis="x", integer=True)
+    axis.grid(visible=False, axis="x")
+    figure.legend(loc="outside upper center", ncols=len(parts), fontsize="small")
+    return figure
+
+
+def us_by_epoch(us: pd.DataFrame, kept: int) -> Figure:
+    """US over the epochs: each group's median over the labels, and the middle half of them.
+
+    Args:
+        us: columns epoch, label, group, us; the labels to take into account only.
+        kept: the epoch that was kept.
+    """
+    figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    for group, colour, style in zip(us.group.unique(), GROUP_COLOURS, ("-", "--", "-.", ":") * 9, strict=False):
+        middle = us[us.group == group].groupby("epoch").us.quantile([0.25, 0.5, 0.75]).unstack()
+        axis.plot(middle.index, middle[0.5], style, color=colour, marker="." if len(middle) < 30 else "", label=group)
+        axis.fill_between(middle.index, middle[0.25], middle[0.75], color=colour, alpha=0.15, linewidth=0)
+    axis.axhline(1, color="red", linewidth=1.5)
+    axis.axvline(kept, color=PALETTE[2], linestyle=":", label="epoch kept")
+    axis.set(xlabel="epoch", ylabel="underestimation score")
+    axis.set_ylim(bottom=0)
+    axis.locator_params(axis="x", integer=True)
+    axis.legend(fontsize="small")
+    return figure
+
+
 def pareto_fronts(search: Search, names: list[str], columns: int = 4) -> Figure:
     """Candidates of each swarm on validation, the base model and the pick marked.
 

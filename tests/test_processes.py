@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,7 +85,12 @@ def command(celeba: Path, devices: int, epochs: int = 30) -> list[str]:
 @pytest.mark.parametrize("devices", [1, 2])
 def test_ctrl_c_saves_and_the_same_command_goes_on(celeba, tmp_path, devices):
     root = project(tmp_path / "root")
-    words = {"cwd": root, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "text": True, "start_new_session": True}
+    words: dict[str, Any] = {
+        "cwd": root,
+        "env": os.environ | {"PYTHONPATH": str(ROOT)},
+        "text": True,
+        "start_new_session": True,
+    }
     process = subprocess.Popen(command(celeba, devices), stderr=subprocess.PIPE, **words)
     while not (root / "runs" / "r" / "checkpoint.safetensors").exists():
         assert process.poll() is None, process.stderr and process.stderr.read()
