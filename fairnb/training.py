@@ -153,6 +153,8 @@ def train_base(faces: Faces, recipe: Recipe, folder: str | Path, feed: Feed, *, 
             feed.prepare()
             _Training(fabric, model, faces, recipe, folder, feed, key, tensorboard).run()
             fabric.barrier()
+    if fabric.is_global_zero:
+        (folder / "checkpoint.safetensors").unlink(missing_ok=True)  # killed between the last file and this
     model.load_state_dict(load_tensors(folder / "base.safetensors"))
     history, us = pd.read_csv(folder / "history.csv"), pd.read_csv(folder / "history_us.csv")
     return BaseModel(model.to(fabric.device).eval(), history, us)
@@ -270,7 +272,6 @@ class _Training:
         columns = ["epoch", "label", "group", "n", "positives", "predicted_positives", "us"]
         save_table(self.folder / "history_us.csv", pd.concat(us)[columns])
         save_table(self.folder / "history.csv", history)
-        self.checkpoint.unlink()
 
     def _batches(self, epoch: int) -> list[Tensor]:
         """The rows of every step of an epoch. A last batch too small for each process's batch norm is left out."""
@@ -330,7 +331,7 @@ class _Training:
             bar.update(len(rows))
         now = time.perf_counter()
         course.training, self.since = course.training + now - self.since, now
-        seen = sum(map(len, batches[: course.steps]))
+        seen = min(course.steps * self.recipe.batch_size, len(self.rows))
         shown = {"loss": f"{course.loss / seen:.4f}"} | ({"mAP": f"{course.rows[-1]['val_map']:.3f}"} if course.rows else {})
         bar.set_postfix(shown, refresh=False)
         if self.log:
@@ -359,6 +360,9 @@ class _Training:
         """Measure the epoch on the validation split, and note it."""
         start, course, faces = time.perf_counter(), self.course, self.faces
         rows = faces.rows("valid")
+        if self.fabric.world_size > 1:  # batch norm's averages are of each process's own images: take the first one's
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, 0)
         logits = apply(self.model.eval(), rows, self.feed, title="validation", autocast=True)
         labels, group = faces.labels[rows], faces.group[rows]
         counts = contingency_table((logits > 0).T, labels.T, group, len(faces.group_names))

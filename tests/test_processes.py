@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -119,6 +120,12 @@ def test_two_processes_save_once_and_make_the_tables_of_one(celeba, tmp_path):
     features = one.features()
     for name in ("labels.csv", "groups.csv"):
         assert (alone / name).read_bytes() == (run / name).read_bytes()
+    kept = pd.read_csv(run / "history.csv").query("best").epoch.item()
+    columns = ["label", "group", "n", "positives", "predicted_positives", "us"]
+    by_epoch = pd.read_csv(run / "history_us.csv")
+    validated = by_epoch[by_epoch.epoch == kept][columns].reset_index(drop=True)
+    of_base = one.groups().query("method == 'base' and split == 'valid'")[columns].reset_index(drop=True)
+    pd.testing.assert_frame_equal(validated, of_base)  # what the epoch was judged by is the model that was saved
     saved = load_tensors(run / "features.safetensors")
     assert all(torch.equal(features[split].x, saved[f"{split}.x"]) for split in features)
 
