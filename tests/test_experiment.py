@@ -1,6 +1,8 @@
 import dataclasses
 import errno
 import json
+import subprocess
+import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 
 from fairnb import plots, tables, training
 from fairnb.experiment import Experiment
-from fairnb.files import save_json, write_beside
+from fairnb.files import load_tensors, save_json, write_beside
 from fairnb.mopso import Swarm
 from fairnb.strategies import predict
 from fairnb.training import Recipe
@@ -176,6 +178,25 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
         save_json(path, {"new": 2})
     assert json.loads(path.read_bytes()) == {"old": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_a_disk_that_takes_no_more_leaves_the_old_tensors(tmp_path):
+    """A real refusal by the system: files of this process may not grow beyond 100 kB."""
+    script = """
+import resource, sys, torch
+from pathlib import Path
+from fairnb.files import save_tensors
+
+path = Path(sys.argv[1])
+save_tensors(path, {"a": torch.ones(10)})
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+save_tensors(path, {"a": torch.zeros(1_000_000)})
+"""
+    path = tmp_path / "weights.safetensors"
+    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True)
+    assert f"OSError: {path} could not be written" in done.stderr
+    assert torch.equal(load_tensors(path)["a"], torch.ones(10))
+    assert [p.name for p in tmp_path.iterdir()] == ["weights.safetensors"]
 
 
 def test_an_interrupt_leaves_no_half_file(tmp_path):
