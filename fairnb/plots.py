@@ -154,7 +154,7 @@ def us_by_epoch(us: pd.DataFrame, kept: int) -> Figure:
     axis.set(xlabel="epoch", ylabel="underestimation score")
     axis.set_ylim(bottom=0)
     axis.locator_params(axis="x", integer=True)
-    axis.legend(fontsize="small")
+    figure.legend(loc="outside upper center", ncols=len(axis.get_legend_handles_labels()[0]), fontsize="small")
     return figure
 
 
