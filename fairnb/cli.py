@@ -57,7 +57,8 @@ def with_errors(action: Callable[[], object]) -> None:
         typer.secho(f"fairnb: {error}", fg=typer.colors.RED, err=True)
         sys.exit(1)
     except KeyboardInterrupt as stopped:
-        typer.secho(f"fairnb: {stopped or 'interrupted'}", err=True)
+        told = str(stopped) or "interrupted; what is done is kept, and the same command goes on from there"
+        typer.secho(f"fairnb: {told}", err=True)
         sys.exit(130)
 
 
