@@ -182,16 +182,19 @@ def cut_squares(images: Tensor, size: int, top: Tensor, left: Tensor, flip: Tens
     Args:
         images: [B, 3, H, W], channels last in memory.
         size: pixels.
-        top: int64 [B, 1], the first row, on the CPU, as are the next two.
+        top: int64 [B, 1], the first row.
         left: int64 [B, 1], the first column.
         flip: bool [B, 1], whether right and left change places.
     """
     b, _, height, width = images.shape
-    across = torch.arange(size)
+    device = images.device
+    top, left, flip = top.to(device), left.to(device), flip.to(device)  # a few bytes; the places of pixels are megabytes
+    across = torch.arange(size, device=device)
     y = top + across  # [B, size]
     x = left + torch.where(flip, size - 1 - across, across)  # [B, size]
-    pixel = (torch.arange(b)[:, None, None] * height + y[:, :, None]) * width + x[:, None, :]  # [B, size, size]
-    cut = images.permute(0, 2, 3, 1).reshape(-1, 3).index_select(0, pixel.flatten().to(images.device))
+    row = torch.arange(b, device=device)[:, None, None] * height + y[:, :, None]  # of all images' rows
+    pixel = row * width + x[:, None, :]  # [B, size, size]
+    cut = images.permute(0, 2, 3, 1).reshape(-1, 3).index_select(0, pixel.flatten())
     return cut.view(b, size, size, 3).permute(0, 3, 1, 2)
 
 

@@ -292,7 +292,7 @@ class _Training:
         losses: list[Tensor] = []  # of the steps since the last look
         self.network.train()
         self.since = time.perf_counter()
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):  # no other GPU
             for step, own, images in zip(left, mine, self._waited(self.feed.batches(mine)), strict=False):
                 count = len(batches[step])
                 draw = seeded(recipe.seed, "epoch", epoch, "step", step)
