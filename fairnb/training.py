@@ -245,6 +245,11 @@ class _Training:
         """Steps done in all."""
         return len(self.course.rows) * self.size + self.course.steps
 
+    @property
+    def seen(self) -> int:
+        """Images seen of the epoch under way."""
+        return min(self.course.steps * self.recipe.batch_size, len(self.rows))
+
     def run(self) -> None:
         """Train what is left, and leave the files."""
         total = self.recipe.epochs * len(self.rows)
@@ -331,8 +336,9 @@ class _Training:
             bar.update(len(rows))
         now = time.perf_counter()
         course.training, self.since = course.training + now - self.since, now
-        seen = min(course.steps * self.recipe.batch_size, len(self.rows))
-        shown = {"loss": f"{course.loss / seen:.4f}"} | ({"mAP": f"{course.rows[-1]['val_map']:.3f}"} if course.rows else {})
+        shown = {"loss": f"{course.loss / self.seen:.4f}"}
+        if course.rows:
+            shown["mAP"] = f"{course.rows[-1]['val_map']:.3f}"
         bar.set_postfix(shown, refresh=False)
         if self.log:
             self.log.add_scalar("training loss", means[-1], self.done)
@@ -369,15 +375,14 @@ class _Training:
         precision = weighted_mean_average_precision(logits, labels, group)
         if not math.isfinite(precision):
             raise ValueError("no validation image carries any label: no epoch can be called the best")
-        seen = sum(map(len, self._batches(len(course.rows) + 1)))
         row: dict[str, float] = {
             "epoch": len(course.rows) + 1,
-            "loss": course.loss / seen,
+            "loss": course.loss / self.seen,
             "val_loss": float(binary_cross_entropy_with_logits(logits, labels.float())),
             "val_map": precision,
             "val_accuracy": float(accuracy(counts).mean()),
             "val_uei": float(underestimation_index(counts).mean()),
-            "images_per_second": seen / course.training,
+            "images_per_second": self.seen / course.training,
             "training": course.training,
             "waiting": course.waiting,
             "validating": time.perf_counter() - start,
