@@ -5,6 +5,7 @@ He et al., "Deep residual learning for image recognition", CVPR 2016; weights fr
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from urllib.error import URLError
 
@@ -21,19 +22,40 @@ class MultiLabelNet(nn.Module):
     Attributes:
         backbone: images float [B, 3, H, W] → pooled features [B, F].
         hidden: the first fully connected layer, F → D.
-        head: the last layer, D → L, the one that the searches move.
+        head: the last layer, D → L, the one that the searches move; while domains are trained apart, D → G·L.
+        domains: G where the last layer has a part for each group of people, see `merged`; else 1.
     """
 
-    def __init__(self, backbone: nn.Module, features: int, hidden: int, labels: int, dropout: float) -> None:
+    def __init__(
+        self, backbone: nn.Module, features: int, hidden: int, labels: int, dropout: float, domains: int = 1
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.hidden = nn.Linear(features, hidden)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(hidden, labels)
+        self.head = nn.Linear(hidden, domains * labels)
+        self.domains = domains
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, L] of normalised images float [B, 3, H, W]; a label is predicted where its logit is above 0."""
-        return self.head(self.dropout(self.penultimate(images)))
+    def forward(self, images: Tensor, domain: Tensor | None = None) -> Tensor:
+        """Logits [B, L] of normalised images float [B, 3, H, W]; a label is predicted where its logit is above 0.
+
+        Where there are several domains: those of each image's own domain, int64 [B], or else their mean.
+        """
+        logits = self.head(self.dropout(self.penultimate(images)))
+        if self.domains == 1:
+            return logits
+        logits = logits.unflatten(1, (self.domains, -1))  # [B, G, L]
+        return logits.mean(1) if domain is None else logits[torch.arange(len(images), device=images.device), domain]
+
+    def merged(self) -> MultiLabelNet:
+        """The same with one part: a copy whose last layer is the mean of its domains', and so are its logits."""
+        if self.domains == 1:
+            return self
+        one = copy.deepcopy(self)
+        weights = self.heads.unflatten(0, (self.domains, -1)).mean(0)
+        one.head, one.domains = nn.Linear(self.head.in_features, len(weights), device=weights.device), 1
+        one.replace_heads(weights)
+        return one
 
     def penultimate(self, images: Tensor) -> Tensor:
         """Features [B, D] ≥ 0 that the last layer reads: what the second stage of the method works on."""
@@ -74,7 +96,14 @@ def _weights_and_bias(layer: nn.Linear) -> Tensor:
 
 
 def build_model(
-    backbone: str, labels: int, hidden: int = 2048, dropout: float = 0.5, weights: str | None = None, *, seed: int = 0
+    backbone: str,
+    labels: int,
+    hidden: int = 2048,
+    dropout: float = 0.5,
+    weights: str | None = None,
+    *,
+    seed: int = 0,
+    domains: int = 1,
 ) -> MultiLabelNet:
     """Build the network with fresh fully connected layers.
 
@@ -85,6 +114,7 @@ def build_model(
         dropout: probability of the dropout between the two layers.
         weights: name of torchvision weights (`IMAGENET1K_V1`), or None for a backbone trained from scratch.
         seed: of every random initial weight.
+        domains: parts of the last layer, one for each group of people; 1 for the usual network.
 
     Raises:
         ValueError: for an unknown backbone or weights (nearest name), or sizes that are not positive.
@@ -105,7 +135,7 @@ def build_model(
         torch.default_generator.manual_seed(seed)
         network = _load(backbone, chosen)
         features = _remove_classifier(network)
-        return MultiLabelNet(network, features, hidden, labels, dropout)
+        return MultiLabelNet(network, features, hidden, labels, dropout, domains)
 
 
 def _load(backbone: str, weights: torchvision.models.WeightsEnum | None) -> nn.Module:

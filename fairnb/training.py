@@ -38,10 +38,11 @@ from fairnb.device import resolve
 from fairnb.features import apply
 from fairnb.feeding import Feed, cut_squares, normalise, random_places
 from fairnb.files import content_key, load_notes, load_tensors, save_table, save_tensors, seeded
-from fairnb.messages import some
+from fairnb.messages import some, unknown
 from fairnb.metrics import accuracy, contingency_table, underestimation_index
 from fairnb.model import MultiLabelNet, build_model
 
+MITIGATIONS = ("", "reweighing", "domain-independent")
 LOOK_EVERY = 16  # steps between two looks at the losses where a look makes the CPU wait for a GPU
 FILES = ("base.safetensors", "history_us.csv", "history.csv")  # what a training leaves; the last one says that it is whole
 
@@ -62,6 +63,7 @@ class Recipe:
     weight_decay: float = 0.0
     precision: str = "auto"  # 'bf16-mixed', '32-true', …; auto: bf16 where the machine computes in it
     compiled: bool = False  # torch.compile: minutes at the start, and fewer, larger pieces of work for a GPU
+    mitigation: str = ""  # 'reweighing' or 'domain-independent', to compare with; '' trains for accuracy alone
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -75,6 +77,8 @@ class Recipe:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.image_size > self.resize:
             raise ValueError(f"image_size={self.image_size} is cut out of resize={self.resize}: it cannot be larger")
+        if self.mitigation not in MITIGATIONS:
+            raise ValueError(unknown("mitigation", self.mitigation, MITIGATIONS))
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate={self.learning_rate} must be above 0")
         if not self.weight_decay >= 0 or not 0 <= self.dropout < 1:
@@ -137,7 +141,13 @@ def train_base(faces: Faces, recipe: Recipe, folder: str | Path, feed: Feed, *, 
     """
     folder, fabric = Path(folder), feed.fabric
     model = build_model(
-        recipe.backbone, len(faces.label_names), recipe.hidden, recipe.dropout, recipe.weights or None, seed=recipe.seed
+        recipe.backbone,
+        len(faces.label_names),
+        recipe.hidden,
+        recipe.dropout,
+        recipe.weights or None,
+        seed=recipe.seed,
+        domains=len(faces.group_names) if recipe.mitigation == "domain-independent" else 1,
     )
     _try_one_batch(model, recipe)
     if recipe.batch_size % fabric.world_size:
@@ -155,6 +165,7 @@ def train_base(faces: Faces, recipe: Recipe, folder: str | Path, feed: Feed, *, 
             fabric.barrier()
     if fabric.is_global_zero:
         (folder / "checkpoint.safetensors").unlink(missing_ok=True)  # killed between the last file and this
+    model = model.merged()
     model.load_state_dict(load_tensors(folder / "base.safetensors"))
     history, us = pd.read_csv(folder / "history.csv"), pd.read_csv(folder / "history_us.csv")
     return BaseModel(model.to(fabric.device).eval(), history, us)
@@ -199,6 +210,26 @@ def weighted_mean_average_precision(scores: Tensor, labels: Tensor, group: Tenso
     )
 
 
+def reweighing(labels: Tensor, group: Tensor, groups: int) -> Tensor:
+    """Weights under which a label does not depend on the group: Kamiran and Calders (2012).
+
+    Images of group g with value y of a label weigh P[S=g] · P[Y=y] / P[S=g, Y=y].
+
+    Args:
+        labels: bool [N, L].
+        group: int64 [N] in 0..G-1.
+        groups: G.
+
+    Returns:
+        float32 [G, L, 2], the last dimension the label's value; 0 where nobody is.
+    """
+    member = torch.nn.functional.one_hot(group, groups).double()  # [N, G]
+    positive = member.T @ labels.double()  # [G, L]
+    joint = torch.stack([member.sum(0).unsqueeze(1) - positive, positive], dim=-1)  # [G, L, 2]
+    expected = joint.sum(-1, keepdim=True) * joint.sum(0, keepdim=True) / len(group)
+    return torch.where(joint > 0, expected / joint.clamp(min=1), 0.0).float()
+
+
 @dataclass
 class _Course:
     """How far a training has come: all that a checkpoint holds beside the weights and Adam's moments."""
@@ -233,6 +264,10 @@ class _Training:
         network: Any = torch.compile(self.model) if recipe.compiled else self.model
         self.network, self.optimizer = fabric.setup(network, adam)
         self.adam, self.course, self.rows = adam, _Course(), faces.rows("train")
+        self.weight: Tensor | None = None  # [N, L] of the whole dataset's labels in the loss
+        if recipe.mitigation == "reweighing":
+            weights = reweighing(faces.labels[self.rows], faces.group[self.rows], len(faces.group_names))
+            self.weight = weights[faces.group.unsqueeze(1), torch.arange(len(faces.label_names)), faces.labels.long()]
         self.checkpoint = folder / "checkpoint.safetensors"
         if self.checkpoint.exists():
             self.course = _load_checkpoint(self.checkpoint, self.model, adam)
@@ -305,8 +340,11 @@ class _Training:
                 torch.manual_seed(int(torch.randint(2**62, (), generator=draw)) + rank)  # dropout knows no other generator
                 inputs = normalise(cut_squares(images, recipe.image_size, *(part[rank::world] for part in places)))
                 targets = fabric.to_device(self.faces.labels[own].float())
+                domain = None if self.model.domains == 1 else fabric.to_device(self.faces.group[own])
+                weight = None if self.weight is None else fabric.to_device(self.weight[own])
                 # the mean over processes, which DDP takes, is then the mean over images
-                loss = binary_cross_entropy_with_logits(self.network(inputs).float(), targets) * (len(own) * world / count)
+                loss = binary_cross_entropy_with_logits(self.network(inputs, domain).float(), targets, weight)
+                loss = loss * (len(own) * world / count)
                 self.optimizer.zero_grad()
                 fabric.backward(loss)
                 self.optimizer.step()
@@ -397,7 +435,7 @@ class _Training:
         """Save the epoch, and its weights if they are the best so far."""
         start, rows = time.perf_counter(), self.course.rows
         if self.fabric.is_global_zero and rows[-1]["val_map"] >= max(row["val_map"] for row in rows):
-            save_tensors(self.folder / "base.safetensors", self.model.state_dict(), recipe=self.key)
+            save_tensors(self.folder / "base.safetensors", self.model.merged().state_dict(), recipe=self.key)
         self._save_checkpoint()
         rows[-1]["saving"] = time.perf_counter() - start
 

@@ -73,3 +73,16 @@ def test_unknown_names_are_answered_with_the_nearest():
         build_model("resnet18", 3, weights="IMAGENET_V1")
     with pytest.raises(ValueError, match="must be positive"):
         build_model("resnet18", 0)
+
+
+def test_domains_answer_apart_and_merge_into_their_mean():
+    model = build_model("resnet18", 5, hidden=7, domains=3).eval()
+    images, domain = torch.randn(4, 3, 64, 64), torch.tensor([2, 0, 1, 2])
+    every = model.head(model.penultimate(images)).view(4, 3, 5)
+    torch.testing.assert_close(model(images, domain), torch.stack([every[0, 2], every[1, 0], every[2, 1], every[3, 2]]))
+    one = model.merged()
+    assert one.heads.shape == (5, 8)
+    torch.testing.assert_close(one(images), every.mean(1))
+    torch.testing.assert_close(one(images), model(images))
+    assert model.domains == 3
+    assert one.merged() is one

@@ -15,7 +15,7 @@ from fairnb.device import make_fabric
 from fairnb.features import Features, apply, extract_features, load_features, load_heads, save_features
 from fairnb.feeding import Feed
 from fairnb.files import load_tensors, save_tensors
-from fairnb.training import FILES, Recipe, train_base, weighted_mean_average_precision
+from fairnb.training import FILES, Recipe, reweighing, train_base, weighted_mean_average_precision
 
 RECIPE = Recipe(
     backbone="resnet18", weights="", hidden=8, resize=20, image_size=16, epochs=3, batch_size=32, learning_rate=3e-3,
@@ -162,6 +162,44 @@ def test_features_and_heads_are_the_network(faces, cache, trained):
     assert torch.equal(load_heads(folder / "base.safetensors"), base.heads)
 
 
+def test_reweighing_by_hand_and_what_it_is_for():
+    labels = torch.tensor([[1], [1], [1], [0], [1], [0], [0], [0], [0], [0]], dtype=torch.bool)
+    group = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 1, 1])
+    weights = reweighing(labels, group, 2)
+    # P[S=1] P[Y=1] / P[S=1, Y=1] = 0.6 · 0.4 / 0.1
+    torch.testing.assert_close(weights[:, 0], torch.tensor([[0.4 * 0.6 / 0.1, 0.4 * 0.4 / 0.3], [0.6 * 0.6 / 0.5, 2.4]]))
+    draw = torch.Generator().manual_seed(0)
+    labels, group = torch.rand(300, 4, generator=draw) < 0.3, torch.randint(3, (300,), generator=draw)
+    each = reweighing(labels, group, 3)[group.unsqueeze(1), torch.arange(4), labels.long()]  # [N, L]
+    for g in range(3):  # weighted, every group has the label as often as all have
+        of_group = (each * labels)[group == g].sum(0) / each[group == g].sum(0)
+        torch.testing.assert_close(of_group, labels.float().mean(0))
+    assert float(reweighing(torch.tensor([[True]]), torch.tensor([0]), 2)[1].abs().max()) == 0
+
+
+@pytest.mark.parametrize("mitigation", ["reweighing", "domain-independent"])
+def test_a_mitigated_training_is_another_one_and_goes_on_to_the_same_end(
+    faces, cache, trained, tmp_path, monkeypatch, mitigation
+):
+    recipe = dataclasses.replace(RECIPE, mitigation=mitigation)
+    base = train(faces, tmp_path / "whole", cache, recipe)
+    assert base.history.loss.iloc[-1] < base.history.loss.iloc[0]
+    assert base.heads.shape == trained[0].heads.shape
+    assert not torch.equal(base.heads, trained[0].heads)
+    features = extract_features(faces, base.model, feed_of(faces, cache, recipe))["valid"]
+    rows = faces.rows("valid")
+    logits = apply(base.model, rows, feed_of(faces, cache, recipe), title="")
+    torch.testing.assert_close(logits, features.x @ base.heads[:, :-1].T + base.heads[:, -1], rtol=1e-4, atol=1e-4)
+
+    def break_off(self):
+        raise RuntimeError("power cut")
+
+    with monkeypatch.context() as context, pytest.raises(RuntimeError, match="power cut"):
+        context.setattr(training._Training, "_validate", break_off)
+        train(faces, tmp_path / "broken", cache, recipe)
+    assert torch.equal(train(faces, tmp_path / "broken", cache, recipe).heads, base.heads)
+
+
 def test_weighted_map_is_sklearns_for_one_group():
     draw = torch.Generator().manual_seed(0)
     scores, labels = torch.randn(60, 3, generator=draw), torch.rand(60, 3, generator=draw) < 0.3
@@ -256,6 +294,8 @@ def test_bad_input_is_named_before_any_decoding(faces, tmp_path):
         attempt(device="cudaa")
     with pytest.raises(ValueError, match="alexnet does not take images of 16 pixels"):
         attempt(backbone="alexnet")
+    with pytest.raises(ValueError, match="did you mean 'reweighing'"):
+        attempt(mitigation="reweighting")
     with pytest.raises(ValueError, match="cannot be larger"):
         attempt(image_size=30)
     with pytest.raises(ValueError, match="epochs=0"):
