@@ -54,6 +54,11 @@ class Features:
         """The same on another device."""
         return Features(self.x.to(device), self.labels.to(device), self.group.to(device), self.groups)
 
+    def rows(self, rows: Tensor) -> Features:
+        """Those of some images, int64 or bool."""
+        rows = rows.to(self.x.device)
+        return Features(self.x[rows], self.labels[rows], self.group[rows], self.groups)
+
 
 @torch.no_grad()
 def apply(function: Callable[[Tensor], Tensor], rows: Tensor, feed: Feed, *, title: str, autocast: bool = False) -> Tensor:

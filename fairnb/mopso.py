@@ -117,9 +117,13 @@ class Fronts:
 
     def pareto_front(self, s: int) -> tuple[Tensor, Tensor]:
         """Non-dominated solutions of swarm `s`, by rising first objective: positions [K, D] and objectives [K, 2]."""
-        keep = self.mask[s].nonzero().squeeze(1)
-        keep = keep[self.objectives[s, keep, 0].argsort()]
+        keep = self.along()[s]
         return self.positions[s, keep], self.objectives[s, keep]
+
+    def along(self) -> list[Tensor]:
+        """Of each swarm, the places of its solutions by rising first objective, int64 [K]."""
+        order = self.objectives[..., 0].argsort(dim=1, stable=True)  # empty places hold `inf` and come last
+        return [places[:count] for places, count in zip(order, self.mask.sum(1).tolist(), strict=True)]
 
 
 def mopso(

@@ -45,6 +45,7 @@ class Search:
         accuracy: per swarm, float64 [K]: likewise.
         picked: per swarm, which candidate was taken.
         heads: float32 [L, D + 1], the model that was picked; labels that were not searched keep the base model's head.
+            [G, L, D + 1] where a method gives each group heads of its own, and so needs to know the group.
         hidden: float32 [D, F + 1], the layer before, where it was searched too.
     """
 
@@ -69,9 +70,15 @@ def predict(x: Tensor, heads: Tensor, hidden: Tensor | None = None) -> Tensor:
     return heads[..., :-1] @ x.T > -heads[..., -1:]
 
 
+def answers(features: Features, heads: Tensor, hidden: Tensor | None = None) -> Tensor:
+    """Predictions bool [L, N] on a split, as `predict`; with heads [G, L, D + 1] everybody's by those of their group."""
+    predicted = predict(features.x, heads, hidden)
+    return predicted if heads.dim() == 2 else predicted.gather(0, features.group.expand(1, *predicted.shape[1:]))[0]
+
+
 def evaluate(features: Features, heads: Tensor, hidden: Tensor | None = None) -> Tensor:
-    """Contingency tables int64 [..., L, G, 2, 2] of heads [..., L, D + 1] on a split; for `hidden` see `predict`."""
-    return contingency_table(predict(features.x, heads, hidden), features.labels.T, features.group, features.groups)
+    """Contingency tables int64 [L, G, 2, 2] of heads [L, D + 1] or [G, L, D + 1] on a split, see `answers`."""
+    return contingency_table(answers(features, heads, hidden), features.labels.T, features.group, features.groups)
 
 
 def pick(uei: Tensor, accuracy: Tensor, tolerance: float) -> int:
@@ -99,6 +106,7 @@ def dynamic_weighting(
     searched: Tensor | None = None,
     seed: int = 0,
     tolerance: float = 0.05,
+    held_out: float = 0.0,
     epsilon: float = 0.01,
     spread: float = 0.1,
     steer: str = "float32",
@@ -119,6 +127,7 @@ def dynamic_weighting(
         searched: bool [L], the labels that are summed and moved; all of them by default.
         seed: of the search.
         tolerance: mean accuracy that the picked model may lose.
+        held_out: share of the validation images that the search does not see and the pick is made on; 0 for both on all.
         epsilon: ε of equation 8.
         spread: how far the first particles lie from the base model: at 1 their logits differ from its by as much as its
             own logits differ from 0.
@@ -132,12 +141,13 @@ def dynamic_weighting(
         ValueError: if no label is searched, the layers do not fit the features, or a setting is out of its range.
     """
     check_settings(tolerance, spread, epsilon)
-    where = _searched(searched, heads)
+    valid, judge = hold_out(valid, held_out, seed)
+    where = searched_labels(searched, heads)
     device = valid.x.device
     start = heads[where].to(device)
     hidden = None if hidden is None else hidden.to(device)
     check_search("last" if hidden is None else "all", steer, whiten)
-    _check_width(valid, heads, hidden)
+    check_width(valid, heads, hidden)
     particle = start.flatten() if hidden is None else torch.cat([start.flatten(), hidden.flatten()])
 
     def layers(x: Tensor) -> tuple[Tensor, Tensor | None]:  # [P, …] → [L, P, D + 1], [P, D, F + 1]
@@ -175,7 +185,7 @@ def dynamic_weighting(
         saved,
     )
     candidates = torch.cat([particle.unsqueeze(0), fronts.pareto_front(0)[0]])
-    tables = Scorer(valid, where, fabric=fabric)(*layers(candidates))
+    tables = Scorer(judge, where, fabric=fabric)(*layers(candidates))
     uei, acc = underestimation_index(tables).mean(0), accuracy(tables).mean(0)  # [K]
     chosen = pick(uei, acc, tolerance)
     moved, found = layers(candidates[chosen : chosen + 1])
@@ -191,6 +201,7 @@ def multi_task(
     searched: Tensor | None = None,
     seed: int = 0,
     tolerance: float = 0.05,
+    held_out: float = 0.0,
     spread: float = 0.1,
     steer: str = "float32",
     whiten: bool = False,
@@ -205,16 +216,13 @@ def multi_task(
         ValueError: if no label is searched, the heads do not fit the features, or a setting is out of its range.
     """
     check_settings(tolerance, spread)
-    where = _searched(searched, heads)
+    valid, judge = hold_out(valid, held_out, seed)
+    where = searched_labels(searched, heads)
     start = heads[where].to(valid.x.device)
-    _check_width(valid, heads, None)
+    check_width(valid, heads)
 
     def objectives(score: Scorer) -> Callable[[Tensor], Tensor]:
-        def values(x: Tensor) -> Tensor:  # [L, P, D + 1]
-            tables = score(x)
-            return torch.stack([underestimation_index(tables), 1 - accuracy(tables)], dim=-1)
-
-        return values
+        return lambda x: uei_and_error(score(x))  # [L, P, D + 1]
 
     worst = torch.ones(len(start), 2, dtype=torch.float64, device=start.device)
     fronts = _fly(
@@ -234,15 +242,64 @@ def multi_task(
         saved,
         reference=worst,
     )
-    base = Scorer(valid, where, fabric=fabric)(start.unsqueeze(1))
+    score = Scorer(judge, where, fabric=fabric)
+    base = uei_and_error(score(start.unsqueeze(1)))[:, 0]
+    judged = uei_and_error(score(fronts.positions)) if held_out else None
+    return pick_each(fronts, start, base, heads, where, tolerance, judged)
+
+
+def uei_and_error(tables: Tensor) -> Tensor:
+    """Both objectives of a label's search, of contingency tables [..., G, 2, 2]: UEI and 1 − accuracy, float64 [..., 2]."""
+    return torch.stack([underestimation_index(tables), 1 - accuracy(tables)], dim=-1)
+
+
+def pick_each(
+    fronts: Fronts,
+    start: Tensor,
+    base: Tensor,
+    heads: Tensor,
+    searched: Tensor,
+    tolerance: float,
+    judged: Tensor | None = None,
+) -> Search:
+    """Pick a head for each label from its own front.
+
+    Args:
+        fronts: of S labels; their positions are heads, [S, A, D + 1], or one for each group in a row, [S, A, G·(D + 1)].
+        start: [S, D + 1] or [S, G·(D + 1)], the base model's.
+        base: float64 [S, 2], the base model's `uei_and_error`.
+        heads: float32 [L, D + 1], the base model's.
+        searched: indices of the S labels.
+        tolerance: accuracy that each label may lose.
+        judged: float64 [S, A, 2], `uei_and_error` on the images that the pick is made on, where others than the search's.
+    """
     uei, acc, picked, found = [], [], [], []
-    for label in range(len(start)):
-        positions, values = fronts.pareto_front(label)
-        uei.append(torch.cat([underestimation_index(base[label]), values[:, 0]]))
-        acc.append(torch.cat([accuracy(base[label]), 1 - values[:, 1]]))
+    values = fronts.objectives if judged is None else judged
+    for s, places in enumerate(fronts.along()):
+        candidates = torch.cat([base[s : s + 1], values[s, places]])
+        uei.append(candidates[:, 0])
+        acc.append(1 - candidates[:, 1])
         picked.append(pick(uei[-1], acc[-1], tolerance))
-        found.append(torch.cat([start[label : label + 1], positions])[picked[-1]])
-    return Search(fronts, uei, acc, picked, _with_heads(heads, where, torch.stack(found)))
+        found.append(torch.cat([start[s : s + 1], fronts.positions[s, places]])[picked[-1]])
+    return Search(fronts, uei, acc, picked, _with_heads(heads, searched, torch.stack(found)))
+
+
+def hold_out(features: Features, share: float, seed: int) -> tuple[Features, Features]:
+    """Split at random into what is searched on and what the pick is made on; a share of 0 gives the whole to both.
+
+    Raises:
+        ValueError: if the share is not in [0, 1), or leaves nothing to one of the two.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"held_out={share} must be in [0, 1): the share of validation that only the pick sees")
+    if not share:
+        return features, features
+    order = torch.randperm(len(features.x), generator=seeded(seed, "held out"))
+    count = round(share * len(order))
+    if not 0 < count < len(order):
+        raise ValueError(f"held_out={share} of {len(order)} validation images leaves none to search on, or to pick on")
+    kept, rest = order[:count].sort().values, order[count:].sort().values
+    return features.rows(rest), features.rows(kept)
 
 
 def check_settings(tolerance: float, spread: float, epsilon: float = 1.0) -> None:
@@ -290,8 +347,12 @@ def scatter(centre: Tensor, size: Tensor, particles: int, generator: torch.Gener
     return centre.unsqueeze(1) + away
 
 
-def _searched(searched: Tensor | None, heads: Tensor) -> Tensor:
-    """Indices of the labels searched, int64 on the CPU."""
+def searched_labels(searched: Tensor | None, heads: Tensor) -> Tensor:
+    """Indices of the labels searched, int64 on the CPU.
+
+    Raises:
+        ValueError: if there is none.
+    """
     where = torch.arange(len(heads)) if searched is None else searched.cpu().nonzero().squeeze(1)
     if not len(where):
         raise ValueError("no label is searched: searched is False for all of them")
@@ -299,12 +360,19 @@ def _searched(searched: Tensor | None, heads: Tensor) -> Tensor:
 
 
 def _with_heads(heads: Tensor, where: Tensor, found: Tensor) -> Tensor:
-    result = heads.cpu().clone()
-    result[where] = found.cpu()
-    return result
+    """The base model's heads [L, D + 1] with those found [S, D + 1] in their places; [S, G·(D + 1)] gives [G, L, D + 1]."""
+    width = heads.shape[1]
+    result = heads.cpu().repeat(found.shape[1] // width, 1, 1)  # [G or 1, L, D + 1]
+    result[:, where] = found.cpu().unflatten(1, (-1, width)).transpose(0, 1)
+    return result if len(result) > 1 else result[0]
 
 
-def _check_width(features: Features, heads: Tensor, hidden: Tensor | None) -> None:
+def check_width(features: Features, heads: Tensor, hidden: Tensor | None = None) -> None:
+    """Refuse layers that do not fit the features, or each other.
+
+    Raises:
+        ValueError: with both sizes.
+    """
     width = heads.shape[1] - 1 if hidden is None else hidden.shape[1] - 1
     if features.x.shape[1] != width:
         raise ValueError(f"features of {features.x.shape[1]} columns do not fit a layer that reads {width}")

@@ -29,7 +29,7 @@ def some_heads(particles=7, labels=3, columns=12):
 @pytest.mark.parametrize("groups", [2, 3])
 def test_tables_are_those_of_the_predictions(groups):
     features, heads = make(groups=groups), some_heads()
-    expected = evaluate(features, heads.transpose(0, 1)).transpose(0, 1)
+    expected = torch.stack([evaluate(features, heads[:, p]) for p in range(7)], dim=1)
     assert torch.equal(Scorer(features)(heads), expected)
     chosen = torch.tensor([2, 0])
     assert torch.equal(Scorer(features, chosen)(heads[chosen]), expected[chosen])

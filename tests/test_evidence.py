@@ -1,0 +1,198 @@
+import numpy as np
+import pytest
+import torch
+from scipy.stats import bootstrap
+from statsmodels.stats.multitest import multipletests
+
+from fairnb.evidence import Outcome, area, draw_counts, holm, interval, outcome, resampled, two_sided_p, weigh
+from fairnb.features import Features
+from fairnb.metrics import contingency_table, underestimation_index
+from fairnb.repository import hypervolume
+from fairnb.strategies import evaluate, uei_and_error
+
+NAMES = ["Bald", "Smiling", "Young"]
+
+
+def population(images, labels, draw, groups=2):
+    """Labels, groups, and the scores of a model that ranks well."""
+    group = torch.randint(groups, (images,), generator=draw)
+    truth = torch.rand(images, labels, generator=draw) < torch.tensor([0.1, 0.3, 0.5])[:labels] * (1 + group[:, None]) / 2
+    return truth, group, truth + 0.6 * torch.randn(images, labels, generator=draw)
+
+
+def some_outcomes(truth, group, scores, seeds=(0,), shift=0.05):
+    tables = contingency_table((scores > 1).T, truth.T, group, 2)
+    return [
+        Outcome(method, seed, (scores > cut + shift * seed).T, scores.T.float(), tables)
+        for seed in seeds
+        for method, cut in (("base", 1.2), ("mended", 0.75))
+    ]
+
+
+def test_holm_is_statsmodels():
+    draw = np.random.default_rng(0)
+    for size in (1, 2, 34):
+        p = draw.random(size) ** 3
+        expected = multipletests(p, method="holm")[1]
+        np.testing.assert_allclose(holm(torch.tensor(p)).numpy(), expected, rtol=1e-12)
+    torch.testing.assert_close(holm(torch.tensor([0.01, 0.04, 0.03])), torch.tensor([0.03, 0.06, 0.06]))
+
+
+def test_p_and_interval_by_hand():
+    draws = torch.tensor([-1.0] + [1.0] * 38).unsqueeze(1).double()
+    assert two_sided_p(draws).item() == pytest.approx(2 * 2 / 40)
+    assert two_sided_p(torch.zeros(39, 1)).item() == 1
+    low, high = interval(torch.arange(101.0).unsqueeze(1).double())
+    assert (low.item(), high.item()) == pytest.approx((2.5, 97.5))
+
+
+def test_tables_of_draws_are_those_of_the_images_drawn():
+    draw = torch.Generator().manual_seed(0)
+    truth, group, scores = population(50, 2, draw)
+    predicted = scores > 0.8
+    counts = draw_counts(50, 5, draw)
+    assert counts.sum(1).tolist() == [50] * 5
+    each = torch.stack(
+        [contingency_table(predicted[i : i + 1].T, truth[i : i + 1].T, group[i : i + 1], 2) for i in range(50)]
+    )
+    for count, table in zip(counts, resampled(counts, each), strict=True):
+        rows = torch.arange(50).repeat_interleave(count.long())
+        assert torch.equal(table.long(), contingency_table(predicted[rows].T, truth[rows].T, group[rows], 2))
+
+
+def test_intervals_are_scipys():
+    draw = torch.Generator().manual_seed(1)
+    truth, group, scores = population(400, 1, draw)
+    outcomes = some_outcomes(truth, group, scores)
+    found = weigh(outcomes, Features(torch.zeros(400, 0), truth, group, 2), NAMES[:1], draws=4000)
+
+    def uei(predicted, rows):
+        return underestimation_index(contingency_table(predicted[:, rows], truth.T[:, rows], group[rows], 2)).item()
+
+    base, mended = (one.test for one in outcomes)
+    cases = {
+        "base": (lambda i: uei(base, i), found.methods.iloc[0][["uei_low", "uei_high"]]),
+        "difference": (lambda i: uei(mended, i) - uei(base, i), found.labels.iloc[0][["low", "high"]]),
+    }
+    for statistic, seen in cases.values():
+        theirs = bootstrap(
+            (np.arange(400),),
+            statistic,
+            method="percentile",
+            n_resamples=2000,
+            vectorized=False,
+            rng=np.random.default_rng(0),
+        )
+        moved = statistic(torch.arange(400)) - theirs.bootstrap_distribution.mean()
+        expected = np.array(theirs.confidence_interval) + moved
+        np.testing.assert_allclose(seen.to_numpy(float), expected, atol=0.1 * np.ptp(expected))
+    row = found.methods.set_index("method").loc["mended"]
+    assert row.uei == pytest.approx(uei(mended, torch.arange(400)))
+    other = found.differences.set_index(["method", "against"]).uei
+    assert other["mended", "base"] == pytest.approx(-other["base", "mended"])
+
+
+def test_the_same_model_differs_in_nothing():
+    truth, group, scores = population(300, 3, torch.Generator().manual_seed(2))
+    base = some_outcomes(truth, group, scores)[0]
+    twin = Outcome("twin", 0, base.test, base.scores, base.valid)
+    found = weigh([base, twin], Features(torch.zeros(300, 0), truth, group, 2), NAMES, draws=200)
+    assert found.labels.change.tolist() == [0, 0, 0]
+    assert found.labels.p.tolist() == [1, 1, 1]
+    assert found.labels[["low", "high"]].abs().max().max() < 1e-12
+    assert found.methods.worsened.tolist() == [0, 0]
+    again = weigh([base, twin], Features(torch.zeros(300, 0), truth, group, 2), NAMES, draws=200)
+    assert found.methods.equals(again.methods)
+
+
+def test_a_label_counts_only_where_chance_does_not_explain_it():
+    truth, group, scores = population(600, 3, torch.Generator().manual_seed(3))
+    base, mended = some_outcomes(truth, group, scores)
+    worse = base.test.clone()
+    worse[2] = False  # the third label is never predicted
+    a_little = base.test.clone()
+    a_little[0, base.test[0].nonzero()[0]] = False  # one prediction of the first
+    others = [Outcome("worse", 0, worse, base.scores, base.valid), Outcome("little", 0, a_little, base.scores, base.valid)]
+    found = weigh([base, mended, *others], Features(torch.zeros(600, 0), truth, group, 2), NAMES)
+    methods = found.methods.set_index("method")
+    assert methods.worsened.to_dict() == {"base": 0, "mended": 1, "worse": 1, "little": 0}
+    assert methods.mended["mended"] == 2
+    labels = found.labels.set_index(["method", "label"])
+    assert bool(labels.worsened["worse", "Young"])
+    assert not bool(labels.worsened["little", "Bald"])
+    assert labels.p_holm["worse", "Bald"] == 1
+    assert (labels.p_holm >= labels.p).all()
+
+
+def test_seeds_widen_the_interval():
+    truth, group, scores = population(2000, 3, torch.Generator().manual_seed(4))
+    whole = Features(torch.zeros(2000, 0), truth, group, 2)
+    one, many = (
+        weigh(some_outcomes(truth, group, scores, seeds, shift=0.2), whole, NAMES, draws=1000).methods.iloc[0]
+        for seeds in ((2,), range(5))
+    )
+    assert many.seeds == 5
+    assert many.accuracy_high - many.accuracy_low > 1.5 * (one.accuracy_high - one.accuracy_low)
+
+
+@pytest.mark.slow
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    """Of 1,000 test splits of one population, the 95 % intervals of 93 to 97 % hold what such a split shows on average."""
+    draw = torch.Generator().manual_seed(5)
+    rows = []
+    for sample in range(1000):
+        truth, group, scores = population(1200, 3, draw)
+        whole = Features(torch.zeros(1200, 0), truth, group, 2)
+        found = weigh(some_outcomes(truth, group, scores), whole, NAMES, draws=400, seed=sample)
+        mean = found.differences.set_index(["method", "against"]).loc[("mended", "base")]
+        level = found.methods.set_index("method").loc["mended"]
+        label = found.labels.set_index("label").loc["Smiling"]
+        rows.append(
+            [
+                (mean.uei, mean.uei_low, mean.uei_high),
+                (mean.accuracy, mean.accuracy_low, mean.accuracy_high),
+                (level.uei, level.uei_low, level.uei_high),
+                (label.change, label.low, label.high),
+            ]
+        )
+    estimate, low, high = np.array(rows, dtype=float).transpose(2, 0, 1)  # [1000, 4] each
+    held = ((low <= estimate.mean(0)) & (estimate.mean(0) <= high)).mean(0)
+    assert (held >= 0.93).all(), held
+    assert (held <= 0.97).all(), held
+
+
+def test_the_area_is_that_of_the_front_in_the_rectangle():
+    draw = torch.Generator().manual_seed(6)
+    x = torch.randn(500, 4, generator=draw)
+    truth = x[:, :2] + torch.randn(500, 2, generator=draw) > 1
+    features = Features(x, truth, torch.randint(2, (500,), generator=draw), 2)
+    start = torch.cat([torch.eye(2, 4), torch.full((2, 1), -1.5)], dim=1)
+    front = start.unsqueeze(1) + torch.tensor([0.0, 0.3, 0.6]).view(3, 1) * torch.tensor([0, 0, 0, 0, 1.0])
+    points = torch.stack([uei_and_error(evaluate(features, front[:, a])) for a in range(3)], dim=1)
+    reference = points[:, 0] + torch.tensor([0, 0.05])
+    expected = (hypervolume(points, reference) / reference.prod(-1)).mean().item()
+    assert area(features, start, front, 0.05) == pytest.approx(expected)
+    assert area(features, start, front.repeat(1, 1, 2), 0.05) == pytest.approx(expected)  # both groups by the same heads
+    splits = {"valid": features, "test": features}
+    made = outcome("base", 0, splits, start, start, torch.tensor([True, True]))
+    assert made.area[0] == pytest.approx(area(features, start, start.unsqueeze(1), 0.05))
+    by_group = outcome("apart", 0, splits, start, torch.stack([start, start]), torch.tensor([True, True]))
+    assert by_group.needs_group
+    assert torch.equal(by_group.test, made.test)
+    torch.testing.assert_close(by_group.scores, made.scores)
+
+
+def test_what_cannot_be_compared_is_named():
+    truth, group, scores = population(60, 3, torch.Generator().manual_seed(7))
+    whole = Features(torch.zeros(60, 0), truth, group, 2)
+    outcomes = some_outcomes(truth, group, scores, (0, 1))
+    with pytest.raises(ValueError, match="there is no mended of seed 1"):
+        weigh(outcomes[:3], whole, NAMES)
+    with pytest.raises(ValueError, match="did you mean 'base'"):
+        weigh(outcomes, whole, NAMES, reference="bas")
+    with pytest.raises(ValueError, match="draws=100 can show nothing of 3 labels"):
+        weigh(outcomes, whole, NAMES, draws=100)
+    with pytest.raises(ValueError, match="2 names for 3 labels"):
+        weigh(outcomes, whole, NAMES[:2])
+    with pytest.raises(ValueError, match=r"\(3, 60\) labels and images, the truth has \(3, 59\)"):
+        weigh(outcomes, Features(torch.zeros(59, 0), truth[:59], group[:59], 2), NAMES)
