@@ -15,31 +15,25 @@ from __future__ import annotations
 
 import argparse
 import logging
-import random
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
+from peers import ITERATIONS, PARTICLES, WIDTHS, evolve
 from torch import Tensor
 
 from fairnb.features import Features, load_features, load_heads
-from fairnb.files import seeded
-from fairnb.metrics import accuracy, underestimation_index
 from fairnb.mopso import Swarm
 from fairnb.repository import hypervolume
 from fairnb.scoring import Scorer
-from fairnb.strategies import multi_task, noise_unit, scatter
+from fairnb.strategies import multi_task, uei_and_error
 
-Evaluate = Callable[[Any], np.ndarray]  # positions [P, D] → objectives [P, 2]
-PARTICLES, ITERATIONS, TOLERANCE, MIN_POSITIVES = 50, 60, 0.05, 8
-WIDTHS = {"pymoo NSGA-II": (10, 30, 100), "pymoo MOPSO_CD": (0.5, 1, 3), "jMetalPy SMPSO": (0.5, 1, 3)}
+TOLERANCE, MIN_POSITIVES = 0.05, 8
 
 
 @dataclass(frozen=True)
@@ -79,7 +73,8 @@ def main() -> int:
             for method, widths in WIDTHS.items():
                 for width in widths:
                     begun = time.perf_counter()
-                    share = float(np.mean(peer(method, task, width, seed)))
+                    search = evolve(task.valid, task.heads, method, task.searched, width, seed, TOLERANCE)
+                    share = float(task.share(search.fronts.objectives).mean())
                     rows.append((method, str(width), seed, share, time.perf_counter() - begun))
                     print(f"{run.name}, seed {seed}: {method}, width {width}: {share:.4f}", flush=True)
         found = pd.DataFrame(rows, columns=["method", "width", "seed", "area", "seconds"])
@@ -111,120 +106,8 @@ def load(run: Path) -> Task:
         for group in range(split.groups)
     ]
     searched = torch.stack(enough).all(0)
-    values = objectives(valid, searched.nonzero().squeeze(1))(heads[searched].unsqueeze(1))[:, 0]
+    values = uei_and_error(Scorer(valid, searched.nonzero().squeeze(1))(heads[searched].unsqueeze(1)))[:, 0]
     return Task(valid, heads, searched, values + torch.tensor([0.0, TOLERANCE]))
-
-
-def objectives(valid: Features, where: Tensor) -> Callable[[Tensor], Tensor]:
-    score = Scorer(valid, where)
-
-    def values(x: Tensor) -> Tensor:
-        tables = score(x)
-        return torch.stack([underestimation_index(tables), 1 - accuracy(tables)], dim=-1)
-
-    return values
-
-
-def peer(method: str, task: Task, width: float, seed: int) -> list[float]:
-    """The area of each label."""
-    where = task.searched.nonzero().squeeze(1)
-    scale = noise_unit(task.valid.x, task.heads[where])
-    start = scatter(task.heads[where], 0.1 * scale, PARTICLES, seeded(seed, "multi-task fix"))  # as multi_task does
-    search = {"pymoo NSGA-II": nsga2, "pymoo MOPSO_CD": mopso_cd, "jMetalPy SMPSO": smpso}[method]
-    found = []
-    for label in range(len(where)):
-        score = objectives(task.valid, where[label : label + 1])
-
-        def evaluate(x: Any, score: Callable[[Tensor], Tensor] = score) -> np.ndarray:
-            return score(torch.as_tensor(np.asarray(x), dtype=torch.float32).unsqueeze(0))[0].numpy()
-
-        centre, half = start[label, 0].double().numpy(), width * float(scale[label])
-        first = start[label].double().numpy().clip(centre - half, centre + half)
-        front = search(evaluate, first, centre - half, centre + half, seed)
-        found.append(float(task.share(torch.as_tensor(front).unsqueeze(0), slice(label, label + 1))))
-    return found
-
-
-def nsga2(evaluate: Evaluate, first: np.ndarray, low: np.ndarray, high: np.ndarray, seed: int) -> np.ndarray:
-    from pymoo.algorithms.moo.nsga2 import NSGA2
-
-    return pymoo(NSGA2(pop_size=PARTICLES, sampling=first), evaluate, low, high, seed)
-
-
-def mopso_cd(evaluate: Evaluate, first: np.ndarray, low: np.ndarray, high: np.ndarray, seed: int) -> np.ndarray:
-    from pymoo.algorithms.moo.mopso_cd import MOPSO_CD
-    from pymoo.core.sampling import Sampling
-
-    class Given(Sampling):
-        def _do(self, problem: object, n_samples: int, **_: object) -> np.ndarray:
-            return first
-
-    return pymoo(MOPSO_CD(pop_size=PARTICLES, archive_size=100, sampling=Given()), evaluate, low, high, seed)
-
-
-def pymoo(algorithm: Any, evaluate: Evaluate, low: np.ndarray, high: np.ndarray, seed: int) -> np.ndarray:
-    from pymoo.core.problem import Problem
-    from pymoo.optimize import minimize
-
-    class Head(Problem):
-        def _evaluate(self, x: np.ndarray, out: dict[str, np.ndarray], *_: object, **__: object) -> None:
-            out["F"] = evaluate(x)
-
-    problem = Head(n_var=len(low), n_obj=2, xl=low, xu=high)
-    return np.atleast_2d(minimize(problem, algorithm, ("n_eval", PARTICLES * ITERATIONS), seed=seed).F)
-
-
-def smpso(evaluate: Evaluate, first: np.ndarray, low: np.ndarray, high: np.ndarray, seed: int) -> np.ndarray:
-    from jmetal.algorithm.multiobjective.smpso import SMPSO
-    from jmetal.core.problem import FloatProblem
-    from jmetal.operator.mutation import PolynomialMutation
-    from jmetal.util.archive import CrowdingDistanceArchive
-    from jmetal.util.evaluator import Evaluator
-    from jmetal.util.termination_criterion import StoppingByEvaluations
-
-    class Head(FloatProblem):
-        def __init__(self) -> None:
-            super().__init__()
-            self.lower_bound, self.upper_bound = low.tolist(), high.tolist()
-            self.obj_directions, self.obj_labels = [self.MINIMIZE] * 2, ["UEI", "error"]
-            self.waiting = [row.tolist() for row in first]
-
-        def number_of_objectives(self) -> int:
-            return 2
-
-        def number_of_constraints(self) -> int:
-            return 0
-
-        def create_solution(self) -> Any:
-            solution = super().create_solution()
-            solution.variables = self.waiting.pop(0)
-            return solution
-
-        def evaluate(self, solution: Any) -> Any:
-            return together.evaluate([solution], self)[0]
-
-        def name(self) -> str:
-            return "head"
-
-    class Together(Evaluator):
-        def evaluate(self, solution_list: list[Any], problem: object) -> list[Any]:
-            for solution, values in zip(solution_list, evaluate([s.variables for s in solution_list]), strict=True):
-                solution.objectives = values.tolist()
-            return solution_list
-
-    together = Together()
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 — jMetalPy draws from both global generators
-    search = SMPSO(
-        problem=Head(),
-        swarm_size=PARTICLES,
-        mutation=PolynomialMutation(probability=1 / len(low), distribution_index=20),
-        leaders=CrowdingDistanceArchive(100),
-        termination_criterion=StoppingByEvaluations(PARTICLES * ITERATIONS),
-        swarm_evaluator=together,
-    )
-    search.run()
-    return np.array([solution.objectives for solution in search.result()])
 
 
 if __name__ == "__main__":

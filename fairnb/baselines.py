@@ -50,7 +50,7 @@ def label_thresholds(valid: Features, heads: Tensor, *, searched: Tensor | None 
         keep = non_dominated(f)
         positions.append(torch.cat([start[s, :-1].expand(int(keep.sum()), -1), bias[keep].unsqueeze(1)], dim=1))
         values.append(f[keep])
-    return _picked(valid, heads, where, start, positions, values, len(valid.x) + 1, tolerance)
+    return picked_from(valid, heads, where, start, positions, values, len(valid.x) + 1, tolerance)
 
 
 def group_thresholds(valid: Features, heads: Tensor, *, searched: Tensor | None = None, tolerance: float = 0.05) -> Search:
@@ -76,7 +76,7 @@ def group_thresholds(valid: Features, heads: Tensor, *, searched: Tensor | None 
         weights = start[s, :-1].expand(*biases.shape, -1)  # [K, G, D]
         positions.append(torch.cat([weights, biases.unsqueeze(-1)], dim=-1).flatten(1))
         values.append(torch.stack([sums[:, 0].clamp(min=0).sqrt(), sums[:, 1]], dim=1))
-    return _picked(valid, heads, where, start, positions, values, len(valid.x) + valid.groups, tolerance)
+    return picked_from(valid, heads, where, start, positions, values, len(valid.x) + valid.groups, tolerance)
 
 
 def soft_uei(
@@ -131,7 +131,7 @@ def soft_uei(
     f = uei_and_error(Scorer(valid, where)(candidates))
     keep = non_dominated(f)
     positions, values = ([part[s, keep[s]] for s in range(len(start))] for part in (candidates, f))
-    return _picked(valid, heads, where, start, positions, values, len(w) * steps, tolerance)
+    return picked_from(valid, heads, where, start, positions, values, len(w) * steps, tolerance)
 
 
 def smooth_uei(chance: Tensor, truth: Tensor, member: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ def random_search(
             both = torch.cat([values[s], f])
             keep = non_dominated(both)
             positions[s], values[s] = torch.cat([positions[s], x[s]])[keep], both[keep]
-    return _picked(valid, heads, where, start, positions, values, evaluations, tolerance)
+    return picked_from(valid, heads, where, start, positions, values, evaluations, tolerance)
 
 
 def _start(valid: Features, heads: Tensor, searched: Tensor | None, tolerance: float) -> tuple[Tensor, Tensor]:
@@ -217,7 +217,7 @@ def _parts(tables: Tensor, images: int) -> Tensor:
     return torch.stack([(predicted.sqrt() - true.sqrt()).square().sum(-1) / 2, share[:, 0, 1] + share[:, 1, 0]], dim=-1)
 
 
-def _picked(
+def picked_from(
     valid: Features,
     heads: Tensor,
     where: Tensor,
@@ -227,7 +227,18 @@ def _picked(
     evaluations: int,
     tolerance: float,
 ) -> Search:
-    """The pick from each label's non-dominated positions [K, …] and their objectives [K, 2]."""
+    """Fronts and picks from what was found for each of S labels.
+
+    Args:
+        valid: features of the validation split.
+        heads: float32 [L, D + 1], the base model's.
+        where: indices of the S labels.
+        start: float32 [S, D + 1], their heads.
+        positions: of each label, its non-dominated heads [K, D + 1], or [K, G·(D + 1)], one for each group in a row.
+        values: of each label, float64 [K, 2], their `uei_and_error`.
+        evaluations: models that were scored for a label.
+        tolerance: accuracy that each label may lose.
+    """
     mask = pad_sequence([torch.ones(len(f), dtype=torch.bool, device=f.device) for f in values], batch_first=True)
     objectives = pad_sequence(values, batch_first=True, padding_value=torch.inf)
     reference = torch.ones(len(start), 2, dtype=torch.float64, device=start.device)

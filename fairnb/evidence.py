@@ -164,11 +164,11 @@ def outcome(
     method: str,
     seed: int,
     splits: dict[str, Features],
-    base: Tensor,
     heads: Tensor,
     searched: Tensor,
     *,
     search: Search | None = None,
+    base: Outcome | None = None,
     tolerance: float = 0.05,
     seconds: float = float("nan"),
 ) -> Outcome:
@@ -177,62 +177,65 @@ def outcome(
     Args:
         method: its name.
         seed: of the base model and the search.
-        splits: features of 'valid' and 'test'.
-        base: float32 [L, D + 1], the base model's heads.
-        heads: the method's, [L, D + 1] or [G, L, D + 1].
+        splits: features of 'valid' and 'test': what the first layer that was moved reads.
+        heads: float32 [L, D + 1] or [G, L, D + 1], the method's.
         searched: bool [L], the labels that are judged.
         search: what found them, for its front and its cost; where it is None, the heads are a front of one.
+        base: of the same seed, what the area is measured from; None where this is the base model.
         tolerance: accuracy that may be lost: a side of the rectangle of the area.
         seconds: that it took.
     """
-    where = searched.nonzero().squeeze(1)
+    where, hidden = searched.nonzero().squeeze(1), search.hidden if search else None
+    front = heads[..., where, :].movedim(-2, 0).flatten(1).unsqueeze(1)  # [S, 1, D + 1] or [S, 1, G·(D + 1)]
+    if hidden is not None:
+        splits = {name: replace(part, x=(part.x @ hidden[:, :-1].T + hidden[:, -1]).relu()) for name, part in splits.items()}
+    elif search is not None:
+        front = _front(search, len(where))
     valid, test = (replace(splits[name], labels=splits[name].labels[:, where]) for name in ("valid", "test"))
-    own, start = heads[..., where, :], base[where]
+    own = heads[..., where, :]
     logits = own[..., :-1] @ test.x.T + own[..., -1:]
     if heads.dim() == 3:
         logits = logits.gather(0, test.group.expand(1, *logits.shape[1:]))[0]
-    front = own.movedim(-2, 0).flatten(1).unsqueeze(1) if search is None else _front(search, own)
+    tables, predicted = evaluate(valid, own), answers(test, own)
+    corners = tables if base is None else base.valid, _tables(predicted if base is None else base.test, test)
+    beside = torch.tensor([0.0, tolerance], dtype=torch.float64)
+    areas = [area(part, front, uei_and_error(c) + beside) for part, c in zip((valid, test), corners, strict=True)]
     return Outcome(
         method=method,
         seed=seed,
-        test=answers(test, own),
+        test=predicted,
         scores=logits,
-        valid=evaluate(valid, own),
-        area=(area(valid, start, front, tolerance), area(test, start, front, tolerance)),
+        valid=tables,
+        area=(areas[0], areas[1]),
         needs_group=heads.dim() == 3,
         evaluations=search.fronts.evaluations if search else 0,
         seconds=seconds,
     )
 
 
-def area(features: Features, start: Tensor, front: Tensor, tolerance: float) -> float:
-    """Share of the rectangle below the base model's UEI and its error + tolerance that fronts dominate, mean over labels.
+def area(features: Features, front: Tensor, corner: Tensor) -> float:
+    """Share of a rectangle from (0, 0) that fronts dominate in UEI and error, mean over labels.
 
     Args:
         features: of the split to judge on, with the S labels only.
-        start: float32 [S, D + 1], the base model's heads.
         front: float32 [S, A, D + 1] heads, or [S, A, G·(D + 1)], one for each group in a row.
-        tolerance: accuracy that may be lost.
+        corner: float64 [S, 2], the rectangle's far corner: the base model's UEI, its error and what may be lost.
 
     Returns:
-        In [0, 1); NaN where no label's base model has a UEI above 0.
+        In [0, 1); NaN where every rectangle is empty.
     """
-    reference = uei_and_error(Scorer(features)(start.unsqueeze(1)))[:, 0] + torch.tensor([0.0, tolerance])
-    if front.shape[-1] == start.shape[-1]:
+    if front.shape[-1] == features.x.shape[1] + 1:
         tables = Scorer(features)(front)
     else:  # each group's own heads count its own images
         each = front.unflatten(-1, (features.groups, -1)).unbind(2)
         tables = torch.stack([Scorer(features.rows(features.group == g))(x) for g, x in enumerate(each)]).sum(0)
-    return float((hypervolume(uei_and_error(tables), reference) / reference.prod(-1)).nanmean())
+    return float((hypervolume(uei_and_error(tables), corner) / corner.prod(-1)).nanmean())
 
 
-def _front(search: Search, picked: Tensor) -> Tensor:
-    """The candidates of each of S labels, [S, A, …]; a label with fewer repeats one of them."""
-    positions, labels = search.fronts.positions, picked.shape[-2]
-    mask = search.fronts.mask
+def _front(search: Search, labels: int) -> Tensor:
+    """The candidates of each label, [S, A, …]; a label with fewer repeats one of them."""
+    positions, mask = search.fronts.positions, search.fronts.mask
     if len(positions) != labels:  # one swarm for all labels
-        if search.hidden is not None:  # whose features are others: the pick alone
-            return picked.unsqueeze(1)
         positions = positions[0].unflatten(-1, (labels, -1)).transpose(0, 1)
         mask = mask.expand(labels, -1)
     places = torch.where(mask, torch.arange(mask.shape[1]), mask.int().argmax(1, keepdim=True))

@@ -32,16 +32,18 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from fairnb import strategies, tables
+from fairnb.baselines import BASELINES
+from fairnb.calibrated import calibrated_multi_task
 from fairnb.data import DRAWN, Faces, open_dataset
 from fairnb.device import check_group, make_fabric
 from fairnb.features import Features, apply, extract_features, load_features, save_features
 from fairnb.feeding import Feed
-from fairnb.files import content_key, load_json, load_tensors, save_json, save_table, save_tensors
-from fairnb.messages import check_run_name
+from fairnb.files import content_key, load_json, save_json, save_table, save_tensors
+from fairnb.messages import check_run_name, unknown
 from fairnb.model import MultiLabelNet
-from fairnb.mopso import Fronts, Swarm
-from fairnb.strategies import Search
-from fairnb.tables import METHODS
+from fairnb.mopso import Swarm
+from fairnb.strategies import Search, load_search, save_search
+from fairnb.tables import METHODS, file_name
 from fairnb.training import FILES, BaseModel, Recipe, recipe_key, train_base
 
 PACKAGES = ("fairnb", "torch", "torchvision", "lightning", "numpy", "scikit-learn")
@@ -253,28 +255,51 @@ class Experiment:
             "multi-task", swarm, {"tolerance": tolerance, "spread": spread, "steer": steer, "whiten": whiten}
         )
 
+    def calibrated_multi_task(self, swarm: Swarm, *, tolerance: float) -> Search:
+        """This project's variant of the multi-task fix; see `fairnb.calibrated`."""
+        settings = {"swarm": swarm, "tolerance": tolerance, "seed": self.recipe.seed}
+        return self._find("calibrated multi-task", calibrated_multi_task, settings, asdict(swarm) | {"tolerance": tolerance})
+
+    def baseline(self, method: str, *, tolerance: float, **settings: Any) -> Search:
+        """What the searches are compared with, by name; see `fairnb.baselines.BASELINES`.
+
+        Raises:
+            ValueError: for a name that is not there (nearest one).
+        """
+        if method not in BASELINES:
+            raise ValueError(unknown("baseline", method, BASELINES))
+        noted = {"tolerance": tolerance} | ({method: settings} if settings else {})
+        return self._find(method, BASELINES[method], settings | {"tolerance": tolerance}, noted)
+
     def _search(self, method: str, swarm: Swarm, settings: dict[str, Any], layers: str = "") -> Search:
-        noted = settings | ({"layers": layers} if layers else {})
-        parameters = self._with(**asdict(swarm), **noted)["parameters"]  # refuses, before the work, what does not fit
-        path = self.folder / f"{_file_name(method)}.safetensors"
-        if path.exists():
-            return _load_search(path)
-        features, base = self.features(), self.base_model()
+        noted = asdict(swarm) | settings | ({"layers": layers} if layers else {})
         if layers == "all":
-            features, settings = self._pooled_features(), settings | {"hidden": base.hidden}
+            settings = settings | {"hidden": None}  # the base model's, once it is there
         find: Callable[..., Search] = strategies.dynamic_weighting if layers else strategies.multi_task
-        saved = self.folder / f"{_file_name(method)}_search.safetensors"  # where a search that was stopped goes on
+        saved = self.folder / f"{file_name(method)}_search.safetensors"  # where a search that was stopped goes on
+        return self._find(method, find, settings | {"swarm": swarm, "seed": self.recipe.seed, "saved": saved}, noted)
+
+    def _find(self, method: str, find: Callable[..., Search], settings: dict[str, Any], noted: dict[str, Any]) -> Search:
+        """Load what a method found, or let it search on validation; what is noted must not change within a run."""
+        parameters = self._with(**noted)["parameters"]  # refuses, before the work, what does not fit
+        path = self.folder / f"{file_name(method)}.safetensors"
+        if path.exists():
+            return load_search(path)
+        features, base = self.features(), self.base_model()
+        if "hidden" in settings:
+            features, settings = self.pooled_features(), settings | {"hidden": base.hidden}
         with self.timed(method):
             # Apple's GPUs have no float64, which the objectives need
             valid = features["valid"].to("cpu" if self.device == "mps" else self.device)
-            search = find(valid, base.heads, swarm, searched=self.analysed, seed=self.recipe.seed, saved=saved, **settings)
+            search = find(valid, base.heads, searched=self.analysed, **settings)
             self._write_results(method, features, search.heads, search.hidden)
-            _save_search(path, search)
-            saved.unlink(missing_ok=True)
+            save_search(path, search)
+            if "saved" in settings:
+                settings["saved"].unlink(missing_ok=True)
         self._note(parameters=self.provenance()["parameters"] | parameters)
-        return _load_search(path)  # on the CPU, and the same as a later call returns
+        return load_search(path)  # on the CPU, and the same as a later call returns
 
-    def _pooled_features(self) -> dict[str, Features]:
+    def pooled_features(self) -> dict[str, Features]:
         """What the first of the two fully connected layers reads, for the search that moves both."""
         return self._features("pooled_features.safetensors", "pooled")
 
@@ -310,7 +335,7 @@ class Experiment:
 
     def save_model(self, model: MultiLabelNet, method: str) -> Path:
         """Write a network with searched heads as `<method>_model.safetensors`; returns its path."""
-        path = self.folder / f"{_file_name(method)}_model.safetensors"
+        path = self.folder / f"{file_name(method)}_model.safetensors"
         save_tensors(path, model.state_dict())
         return path
 
@@ -371,7 +396,7 @@ class Experiment:
             "data_root": self._data_root,
             "base_key": self._base_key,
             "device": {"type": self.device, "name": _device_name(self.device), "threads": torch.get_num_threads()},
-            "git_revision": _git_revision(),
+            "git_revision": git_revision(),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
             "base_from": self.folder.name,
             "seconds": {},
@@ -406,34 +431,9 @@ def open_experiment(parameters: Mapping[str, Any], fabric: Fabric | None = None)
     return Experiment(recipe=recipe, fabric=fabric, **{name: parameters[name] for name in accepted})
 
 
-def _save_search(path: Path, search: Search) -> None:
-    fronts = {f"fronts.{name}": value for name, value in vars(search.fronts).items() if isinstance(value, Tensor)}
-    sizes = torch.tensor([len(uei) for uei in search.uei])
-    candidates = {"uei": torch.cat(search.uei), "accuracy": torch.cat(search.accuracy), "sizes": sizes}
-    picked = {"picked": torch.tensor(search.picked), "heads": search.heads}
-    if search.hidden is not None:
-        picked["hidden"] = search.hidden
-    save_tensors(path, {**fronts, **candidates, **picked, "evaluations": torch.tensor(search.fronts.evaluations)})
-
-
-def _load_search(path: Path) -> Search:
-    saved = load_tensors(path)
-    sizes = saved["sizes"].tolist()
-    fronts = Fronts(
-        **{name[7:]: value for name, value in saved.items() if name.startswith("fronts.")},
-        evaluations=int(saved["evaluations"]),
-    )
-    uei, acc = list(saved["uei"].split(sizes)), list(saved["accuracy"].split(sizes))
-    return Search(fronts, uei, acc, saved["picked"].tolist(), saved["heads"], saved.get("hidden"))
-
-
 def _as_text(table: Path | io.StringIO) -> pd.DataFrame:
     """A CSV table with every field as it is written: numbers that are only copied keep their last digit."""
     return pd.read_csv(table, dtype=str, keep_default_na=False)
-
-
-def _file_name(method: str) -> str:
-    return method.replace(" ", "_").replace("-", "_")
 
 
 def _peak_memory_gb() -> float:
@@ -448,7 +448,7 @@ def _device_name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
 
 
-def _git_revision() -> str:
+def git_revision() -> str:
     """The commit that is checked out, with `+` where files differ from it; 'unknown' outside a repository."""
     command = [
         "git",

@@ -110,6 +110,22 @@ def underestimation_index(table: Tensor) -> Tensor:
     return ((predicted.sqrt() - true.sqrt()).square().sum((-2, -1)) / 2).sqrt()
 
 
+def chance_index(table: Tensor) -> Tensor:
+    """UEI that chance alone shows, about, for as many errors: the root mean square where positives match in the long run.
+
+    Of a group's errors each is as likely a false positive as a false negative, so predicted and true positives differ by the
+    square root of their number; UEI² follows to second order. It falls with the square root of the number of samples, and no
+    model with these errors can be told from one with a UEI of 0 below it.
+
+    Returns:
+        [...] ≥ 0; groups without positives or negatives add nothing.
+    """
+    table = table.double()
+    errors = table[..., 0, 1] + table[..., 1, 0]  # [..., G]
+    each = errors * (1 / table.sum(-1)).nan_to_num(posinf=0.0).sum(-1)
+    return (each.sum(-1) / (8 * table.sum((-3, -2, -1)))).sqrt()
+
+
 def true_positive_rate(table: Tensor) -> Tensor:
     """P[ŷ=1 | y=1, S=s], [..., G] in [0, 1]; NaN for a group without positives."""
     table = table.double()

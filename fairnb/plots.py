@@ -20,8 +20,9 @@ from fairnb.tables import METHODS
 
 PALETTE = sns.color_palette("colorblind")
 GROUP_COLOURS = [PALETTE[0], PALETTE[1], *PALETTE[4:]]  # blue and orange, as in the paper's Figure 1
-METHOD_COLOURS = dict(zip(METHODS, [PALETTE[3], PALETTE[0], PALETTE[2]], strict=True))  # red, blue, green: its Figure 4
-METHOD_MARKERS = dict(zip(METHODS, "osD", strict=True))
+# Red, blue and green are those of its Figure 4.
+METHOD_COLOURS = dict(zip(METHODS, [PALETTE[i] for i in (3, 0, 2, 1, 4, 5, 7, 9)], strict=True))
+METHOD_MARKERS = dict(zip(METHODS, "osDv^<>P", strict=True))
 
 
 def set_style() -> None:

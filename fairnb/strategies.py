@@ -22,7 +22,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from fairnb.features import Features
-from fairnb.files import content_key, digest, seeded
+from fairnb.files import content_key, digest, load_tensors, save_tensors, seeded
 from fairnb.messages import unknown
 from fairnb.metrics import accuracy, contingency_table, underestimation_index
 from fairnb.mopso import Fronts, Swarm, mopso, rescore
@@ -81,19 +81,21 @@ def evaluate(features: Features, heads: Tensor, hidden: Tensor | None = None) ->
     return contingency_table(answers(features, heads, hidden), features.labels.T, features.group, features.groups)
 
 
-def pick(uei: Tensor, accuracy: Tensor, tolerance: float) -> int:
+def pick(uei: Tensor, accuracy: Tensor, tolerance: float, indifferent: float = 0.0) -> int:
     """The candidate of lowest UEI among those that lose at most `tolerance` of the first one's accuracy (section 5).
 
     Args:
         uei: [K], minimised; the first candidate is the base model.
         accuracy: [K] in [0, 1].
         tolerance: accuracy that may be lost, in [0, 1].
+        indifferent: a UEI; all that is lower counts as equal. Ours, not the paper's.
 
     Returns:
         Its index; of equal ones the most accurate.
     """
     allowed = accuracy >= accuracy[0] - tolerance - 1e-12  # the last digits of a mean are no loss
-    order = sorted(allowed.nonzero().squeeze(1).tolist(), key=lambda k: (float(uei[k]), -float(accuracy[k])))
+    lifted = uei.clamp(min=indifferent)
+    order = sorted(allowed.nonzero().squeeze(1).tolist(), key=lambda k: (float(lifted[k]), -float(accuracy[k])))
     return order[0]
 
 
@@ -261,6 +263,7 @@ def pick_each(
     searched: Tensor,
     tolerance: float,
     judged: Tensor | None = None,
+    indifferent: Tensor | None = None,
 ) -> Search:
     """Pick a head for each label from its own front.
 
@@ -272,6 +275,7 @@ def pick_each(
         searched: indices of the S labels.
         tolerance: accuracy that each label may lose.
         judged: float64 [S, A, 2], `uei_and_error` on the images that the pick is made on, where others than the search's.
+        indifferent: [S], see `pick`; 0 by default.
     """
     uei, acc, picked, found = [], [], [], []
     values = fronts.objectives if judged is None else judged
@@ -279,7 +283,7 @@ def pick_each(
         candidates = torch.cat([base[s : s + 1], values[s, places]])
         uei.append(candidates[:, 0])
         acc.append(1 - candidates[:, 1])
-        picked.append(pick(uei[-1], acc[-1], tolerance))
+        picked.append(pick(uei[-1], acc[-1], tolerance, 0.0 if indifferent is None else float(indifferent[s])))
         found.append(torch.cat([start[s : s + 1], fronts.positions[s, places]])[picked[-1]])
     return Search(fronts, uei, acc, picked, _with_heads(heads, searched, torch.stack(found)))
 
@@ -300,6 +304,33 @@ def hold_out(features: Features, share: float, seed: int) -> tuple[Features, Fea
         raise ValueError(f"held_out={share} of {len(order)} validation images leaves none to search on, or to pick on")
     kept, rest = order[:count].sort().values, order[count:].sort().values
     return features.rows(rest), features.rows(kept)
+
+
+def save_search(path: Path, search: Search) -> None:
+    """Write a search as one safetensors file."""
+    fronts = {f"fronts.{name}": value for name, value in vars(search.fronts).items() if isinstance(value, Tensor)}
+    sizes = torch.tensor([len(uei) for uei in search.uei])
+    candidates = {"uei": torch.cat(search.uei), "accuracy": torch.cat(search.accuracy), "sizes": sizes}
+    picked = {"picked": torch.tensor(search.picked), "heads": search.heads}
+    if search.hidden is not None:
+        picked["hidden"] = search.hidden
+    save_tensors(path, {**fronts, **candidates, **picked, "evaluations": torch.tensor(search.fronts.evaluations)})
+
+
+def load_search(path: Path) -> Search:
+    """The search that `save_search` wrote.
+
+    Raises:
+        ValueError: if the file is damaged, with its path.
+    """
+    saved = load_tensors(path)
+    sizes = saved["sizes"].tolist()
+    fronts = Fronts(
+        **{name[7:]: value for name, value in saved.items() if name.startswith("fronts.")},
+        evaluations=int(saved["evaluations"]),
+    )
+    uei, acc = list(saved["uei"].split(sizes)), list(saved["accuracy"].split(sizes))
+    return Search(fronts, uei, acc, saved["picked"].tolist(), saved["heads"], saved.get("hidden"))
 
 
 def check_settings(tolerance: float, spread: float, epsilon: float = 1.0) -> None:

@@ -10,7 +10,21 @@ from fairnb.data import Faces
 from fairnb.messages import unknown
 from fairnb.metrics import accuracy, underestimation_index, underestimation_score
 
-METHODS = ("base", "dynamic weighting", "multi-task")  # the order of rows in tables and of colours in figures
+PAPER = ("base", "dynamic weighting", "multi-task")
+# The order of rows in tables and of colours in figures.
+METHODS = (
+    *PAPER,
+    "label thresholds",
+    "group thresholds",
+    "soft UEI",
+    "random search",
+    "calibrated multi-task",
+)
+
+
+def file_name(method: str) -> str:
+    """What the names of a method's files begin with."""
+    return method.lower().replace(" ", "_").replace("-", "_")
 
 
 def label_rows(method: str, tables: dict[str, Tensor], faces: Faces, analysed: Tensor) -> pd.DataFrame:

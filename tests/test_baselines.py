@@ -96,6 +96,7 @@ def test_the_smooth_uei_is_uei_where_chances_are_0_and_1():
     assert torch.autograd.gradcheck(lambda p: smooth_uei(p, truth, member), chance)
     edge = torch.zeros(4, dtype=torch.float64, requires_grad=True)
     smooth_uei(edge, truth, member).backward()
+    assert edge.grad is not None
     assert bool(edge.grad.isfinite().all())
 
 

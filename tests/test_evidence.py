@@ -1,9 +1,12 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import bootstrap
 from statsmodels.stats.multitest import multipletests
 
+from fairnb.baselines import label_thresholds
 from fairnb.evidence import Outcome, area, draw_counts, holm, interval, outcome, resampled, two_sided_p, weigh
 from fairnb.features import Features
 from fairnb.metrics import contingency_table, underestimation_index
@@ -64,7 +67,7 @@ def test_intervals_are_scipys():
     draw = torch.Generator().manual_seed(1)
     truth, group, scores = population(400, 1, draw)
     outcomes = some_outcomes(truth, group, scores)
-    found = weigh(outcomes, Features(torch.zeros(400, 0), truth, group, 2), NAMES[:1], draws=4000)
+    found: Any = weigh(outcomes, Features(torch.zeros(400, 0), truth, group, 2), NAMES[:1], draws=4000)
 
     def uei(predicted, rows):
         return underestimation_index(contingency_table(predicted[:, rows], truth.T[:, rows], group[rows], 2)).item()
@@ -96,7 +99,7 @@ def test_the_same_model_differs_in_nothing():
     truth, group, scores = population(300, 3, torch.Generator().manual_seed(2))
     base = some_outcomes(truth, group, scores)[0]
     twin = Outcome("twin", 0, base.test, base.scores, base.valid)
-    found = weigh([base, twin], Features(torch.zeros(300, 0), truth, group, 2), NAMES, draws=200)
+    found: Any = weigh([base, twin], Features(torch.zeros(300, 0), truth, group, 2), NAMES, draws=200)
     assert found.labels.change.tolist() == [0, 0, 0]
     assert found.labels.p.tolist() == [1, 1, 1]
     assert found.labels[["low", "high"]].abs().max().max() < 1e-12
@@ -113,7 +116,7 @@ def test_a_label_counts_only_where_chance_does_not_explain_it():
     a_little = base.test.clone()
     a_little[0, base.test[0].nonzero()[0]] = False  # one prediction of the first
     others = [Outcome("worse", 0, worse, base.scores, base.valid), Outcome("little", 0, a_little, base.scores, base.valid)]
-    found = weigh([base, mended, *others], Features(torch.zeros(600, 0), truth, group, 2), NAMES)
+    found: Any = weigh([base, mended, *others], Features(torch.zeros(600, 0), truth, group, 2), NAMES)
     methods = found.methods.set_index("method")
     assert methods.worsened.to_dict() == {"base": 0, "mended": 1, "worse": 1, "little": 0}
     assert methods.mended["mended"] == 2
@@ -127,10 +130,11 @@ def test_a_label_counts_only_where_chance_does_not_explain_it():
 def test_seeds_widen_the_interval():
     truth, group, scores = population(2000, 3, torch.Generator().manual_seed(4))
     whole = Features(torch.zeros(2000, 0), truth, group, 2)
-    one, many = (
+    rows: list[Any] = [
         weigh(some_outcomes(truth, group, scores, seeds, shift=0.2), whole, NAMES, draws=1000).methods.iloc[0]
         for seeds in ((2,), range(5))
-    )
+    ]
+    one, many = rows
     assert many.seeds == 5
     assert many.accuracy_high - many.accuracy_low > 1.5 * (one.accuracy_high - one.accuracy_low)
 
@@ -143,7 +147,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     for sample in range(1000):
         truth, group, scores = population(1200, 3, draw)
         whole = Features(torch.zeros(1200, 0), truth, group, 2)
-        found = weigh(some_outcomes(truth, group, scores), whole, NAMES, draws=400, seed=sample)
+        found: Any = weigh(some_outcomes(truth, group, scores), whole, NAMES, draws=400, seed=sample)
         mean = found.differences.set_index(["method", "against"]).loc[("mended", "base")]
         level = found.methods.set_index("method").loc["mended"]
         label = found.labels.set_index("label").loc["Smiling"]
@@ -169,17 +173,24 @@ def test_the_area_is_that_of_the_front_in_the_rectangle():
     start = torch.cat([torch.eye(2, 4), torch.full((2, 1), -1.5)], dim=1)
     front = start.unsqueeze(1) + torch.tensor([0.0, 0.3, 0.6]).view(3, 1) * torch.tensor([0, 0, 0, 0, 1.0])
     points = torch.stack([uei_and_error(evaluate(features, front[:, a])) for a in range(3)], dim=1)
-    reference = points[:, 0] + torch.tensor([0, 0.05])
-    expected = (hypervolume(points, reference) / reference.prod(-1)).mean().item()
-    assert area(features, start, front, 0.05) == pytest.approx(expected)
-    assert area(features, start, front.repeat(1, 1, 2), 0.05) == pytest.approx(expected)  # both groups by the same heads
-    splits = {"valid": features, "test": features}
-    made = outcome("base", 0, splits, start, start, torch.tensor([True, True]))
-    assert made.area[0] == pytest.approx(area(features, start, start.unsqueeze(1), 0.05))
-    by_group = outcome("apart", 0, splits, start, torch.stack([start, start]), torch.tensor([True, True]))
+    corner = points[:, 0] + torch.tensor([0, 0.05])
+    expected = (hypervolume(points, corner) / corner.prod(-1)).mean().item()
+    assert area(features, front, corner) == pytest.approx(expected)
+    assert area(features, front.repeat(1, 1, 2), corner) == pytest.approx(expected)  # both groups by the same heads
+    splits, both = {"valid": features, "test": features}, torch.tensor([True, True])
+    base = outcome("base", 0, splits, start, both)
+    assert base.area[0] == pytest.approx(area(features, start.unsqueeze(1), corner))
+    moved = outcome("moved", 0, splits, front[:, 2], both, base=base)
+    assert moved.area[1] == pytest.approx(area(features, front[:, 2:], corner))
+    by_group = outcome("apart", 0, splits, torch.stack([start, start]), both, base=base)
     assert by_group.needs_group
-    assert torch.equal(by_group.test, made.test)
-    torch.testing.assert_close(by_group.scores, made.scores)
+    assert torch.equal(by_group.test, base.test)
+    torch.testing.assert_close(by_group.scores, base.scores)
+    assert by_group.area == pytest.approx(base.area)
+    search = label_thresholds(features, start)
+    found = outcome("label thresholds", 0, splits, search.heads, both, search=search, base=base)
+    assert found.area[0] > moved.area[0]
+    assert found.evaluations == 501
 
 
 def test_what_cannot_be_compared_is_named():

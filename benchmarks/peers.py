@@ -1,0 +1,226 @@
+"""Peers of the searches, each from the library that is known for it, on the same features, base model and validation split.
+
+fairlearn's thresholds (Hardt et al. 2016), torchjd's descent along two gradients at once (Quinton and Rey 2024), pymoo's
+NSGA-II (Deb et al. 2002) and MOPSO with crowding distance, and jMetalPy's SMPSO (Nebro et al. 2009).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
+
+from fairnb.baselines import picked_from, smooth_uei
+from fairnb.features import Features
+from fairnb.files import seeded
+from fairnb.repository import non_dominated
+from fairnb.scoring import Scorer
+from fairnb.strategies import Search, noise_unit, scatter, uei_and_error
+
+Evaluate = Callable[[Any], np.ndarray]  # positions [P, D] → objectives [P, 2]
+Front = tuple[np.ndarray, np.ndarray]  # positions [K, D] and objectives [K, 2]
+PARTICLES, ITERATIONS = 50, 60  # 3,000 evaluations
+# The peers search within a box around the base's head. How wide it should be, none of them can know.
+WIDTHS = {"pymoo NSGA-II": (10, 30, 100), "pymoo MOPSO_CD": (0.5, 1, 3), "jMetalPy SMPSO": (0.5, 1, 3)}
+
+
+def evolve(
+    valid: Features, heads: Tensor, method: str, searched: Tensor, width: float, seed: int, tolerance: float
+) -> Search:
+    """One search a label by a method of `WIDTHS`, in a box of half this width in units of the search's own scale."""
+    where = searched.nonzero().squeeze(1)
+    start = heads[where]
+    scale = noise_unit(valid.x, start)
+    first = scatter(start, 0.1 * scale, PARTICLES, seeded(seed, "multi-task fix"))  # as multi_task begins
+    positions, values = [], []
+    for s in range(len(where)):
+        score = Scorer(valid, where[s : s + 1])
+
+        def evaluate(x: Any, score: Scorer = score) -> np.ndarray:
+            return uei_and_error(score(torch.as_tensor(np.asarray(x), dtype=torch.float32).unsqueeze(0)))[0].numpy()
+
+        centre, half = start[s].double().numpy(), width * float(scale[s])
+        begin = first[s].double().numpy().clip(centre - half, centre + half)
+        x, f = SEARCHES[method](evaluate, begin, centre - half, centre + half, seed)
+        keep = non_dominated(torch.as_tensor(f))
+        positions.append(torch.as_tensor(x, dtype=torch.float32)[keep])
+        values.append(torch.as_tensor(f)[keep])
+    return picked_from(valid, heads, where, start, positions, values, PARTICLES * ITERATIONS, tolerance)
+
+
+def both_gradients(
+    valid: Features,
+    heads: Tensor,
+    searched: Tensor,
+    tolerance: float,
+    *,
+    preferences: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9, 0.97),
+    temperature: float = 0.3,
+    steps: int = 200,
+    learning_rate: float = 0.01,
+) -> Search:
+    """Descend cross-entropy and smooth UEI at once by torchjd's UPGrad, which lets neither rise, for several preferences."""
+    from torchjd.aggregation import UPGrad
+
+    where = searched.nonzero().squeeze(1)
+    start, truth = heads[where], valid.labels[:, where].T.float().unsqueeze(1)
+    member = one_hot(valid.group, valid.groups).float() / len(valid.group)
+    unit = noise_unit(valid.x, start).unsqueeze(1)
+    moved = torch.zeros(len(start), len(preferences), start.shape[1], requires_grad=True)
+    adam = torch.optim.Adam([moved], lr=learning_rate)
+    aggregators = [UPGrad(pref_vector=torch.tensor([1 - share, share])) for share in preferences]
+    for _ in range(steps):
+        layer = start.unsqueeze(1) + unit * moved
+        logits = layer[..., :-1] @ valid.x.T + layer[..., -1:]
+        entropy = binary_cross_entropy_with_logits(logits, truth.expand_as(logits), reduction="none").mean(-1)
+        smooth = smooth_uei((logits / temperature).sigmoid(), truth, member)
+        # heads share nothing, so the gradient of the sum holds each head's own
+        rows = [torch.autograd.grad(loss.sum(), moved, retain_graph=True)[0] for loss in (entropy, smooth)]
+        jacobians = torch.stack(rows, dim=2)  # [S, P, 2, D + 1]
+        moved.grad = torch.stack(
+            [torch.stack([combine(j) for combine, j in zip(aggregators, row, strict=True)]) for row in jacobians]
+        )
+        adam.step()
+    candidates = (start.unsqueeze(1) + unit * moved).detach()
+    f = uei_and_error(Scorer(valid, where)(candidates))
+    keep = non_dominated(f)
+    positions, values = ([part[s, keep[s]] for s in range(len(start))] for part in (candidates, f))
+    return picked_from(valid, heads, where, start, positions, values, len(preferences) * steps, tolerance)
+
+
+def fair_thresholds(
+    valid: Features, test: Features, heads: Tensor, constraint: str, seed: int
+) -> tuple[dict[str, Tensor], Tensor]:
+    """fairlearn's ThresholdOptimizer on the base model's logits: predictions bool [L, N] of both splits, chances on test.
+
+    It draws between two thresholds, from a generator of this seed.
+    """
+    from fairlearn.postprocessing import ThresholdOptimizer
+    from sklearn.base import BaseEstimator, ClassifierMixin
+
+    class Logit(ClassifierMixin, BaseEstimator):
+        """The column it is given."""
+
+        def fit(self, x: np.ndarray, y: np.ndarray) -> Logit:
+            self.classes_, self.is_fitted_ = np.array([0, 1]), True
+            return self
+
+        def decision_function(self, x: np.ndarray) -> np.ndarray:
+            return x[:, 0]
+
+        def predict(self, x: np.ndarray) -> np.ndarray:
+            return (x[:, 0] > 0).astype(int)
+
+    predicted: dict[str, list[Tensor]] = {"valid": [], "test": []}
+    chances = []
+    for label, head in enumerate(heads):
+        columns = {
+            name: (part.x @ head[:-1] + head[-1]).unsqueeze(1).numpy() for name, part in (("valid", valid), ("test", test))
+        }
+        groups = {"valid": valid.group.numpy(), "test": test.group.numpy()}
+        truth = valid.labels[:, label].int().numpy()
+        optimizer = ThresholdOptimizer(
+            estimator=Logit().fit(columns["valid"], truth),
+            constraints=constraint,
+            prefit=True,
+            predict_method="decision_function",
+        )
+        optimizer.fit(columns["valid"], truth, sensitive_features=groups["valid"])
+        for name, made in predicted.items():
+            answer = optimizer.predict(columns[name], sensitive_features=groups[name], random_state=seed)
+            made.append(torch.as_tensor(np.asarray(answer)).bool())
+        chance = optimizer._pmf_predict(columns["test"], sensitive_features=groups["test"])[:, 1]
+        chances.append(torch.as_tensor(np.asarray(chance)).float())
+    return {name: torch.stack(made) for name, made in predicted.items()}, torch.stack(chances)
+
+
+def nsga2(evaluate: Evaluate, first: np.ndarray, low: np.ndarray, high: np.ndarray, seed: int) -> Front:
+    from pymoo.algorithms.moo.nsga2 import NSGA2
+
+    return _pymoo(NSGA2(pop_size=PARTICLES, sampling=first), evaluate, low, high, seed)
+
+
+def mopso_cd(evaluate: Evaluate, first: np.ndarray, low: np.ndarray, high: np.ndarray, seed: int) -> Front:
+    from pymoo.algorithms.moo.mopso_cd import MOPSO_CD
+    from pymoo.core.sampling import Sampling
+
+    class Given(Sampling):
+        def _do(self, problem: object, n_samples: int, **_: object) -> np.ndarray:
+            return first
+
+    return _pymoo(MOPSO_CD(pop_size=PARTICLES, archive_size=100, sampling=Given()), evaluate, low, high, seed)
+
+
+def _pymoo(algorithm: Any, evaluate: Evaluate, low: np.ndarray, high: np.ndarray, seed: int) -> Front:
+    from pymoo.core.problem import Problem
+    from pymoo.optimize import minimize
+
+    class Head(Problem):
+        def _evaluate(self, x: np.ndarray, out: dict[str, np.ndarray], *_: object, **__: object) -> None:
+            out["F"] = evaluate(x)
+
+    problem = Head(n_var=len(low), n_obj=2, xl=low, xu=high)
+    found = minimize(problem, algorithm, ("n_eval", PARTICLES * ITERATIONS), seed=seed)
+    return np.atleast_2d(found.X), np.atleast_2d(found.F)
+
+
+def smpso(evaluate: Evaluate, first: np.ndarray, low: np.ndarray, high: np.ndarray, seed: int) -> Front:
+    from jmetal.algorithm.multiobjective.smpso import SMPSO
+    from jmetal.core.problem import FloatProblem
+    from jmetal.operator.mutation import PolynomialMutation
+    from jmetal.util.archive import CrowdingDistanceArchive
+    from jmetal.util.evaluator import Evaluator
+    from jmetal.util.termination_criterion import StoppingByEvaluations
+
+    class Head(FloatProblem):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lower_bound, self.upper_bound = low.tolist(), high.tolist()
+            self.obj_directions, self.obj_labels = [self.MINIMIZE] * 2, ["UEI", "error"]
+            self.waiting = [row.tolist() for row in first]
+
+        def number_of_objectives(self) -> int:
+            return 2
+
+        def number_of_constraints(self) -> int:
+            return 0
+
+        def create_solution(self) -> Any:
+            solution = super().create_solution()
+            solution.variables = self.waiting.pop(0)
+            return solution
+
+        def evaluate(self, solution: Any) -> Any:
+            return together.evaluate([solution], self)[0]
+
+        def name(self) -> str:
+            return "head"
+
+    class Together(Evaluator):
+        def evaluate(self, solution_list: list[Any], problem: object) -> list[Any]:
+            for solution, values in zip(solution_list, evaluate([s.variables for s in solution_list]), strict=True):
+                solution.objectives = values.tolist()
+            return solution_list
+
+    together = Together()
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 — jMetalPy draws from both global generators
+    search = SMPSO(
+        problem=Head(),
+        swarm_size=PARTICLES,
+        mutation=PolynomialMutation(probability=1 / len(low), distribution_index=20),
+        leaders=CrowdingDistanceArchive(100),
+        termination_criterion=StoppingByEvaluations(PARTICLES * ITERATIONS),
+        swarm_evaluator=together,
+    )
+    search.run()
+    found = search.result()
+    return np.array([one.variables for one in found]), np.array([one.objectives for one in found])
+
+
+SEARCHES = {"pymoo NSGA-II": nsga2, "pymoo MOPSO_CD": mopso_cd, "jMetalPy SMPSO": smpso}

@@ -1,0 +1,161 @@
+"""What the ablations teach, in one variant of the multi-task fix: few directions to overfit in, and a better place to start.
+
+A head of D + 1 weights can fit a validation split of a few thousand images by heart, and then its counts are right there
+and wrong elsewhere. So the swarms of `calibrated_multi_task` move each label in a few directions only: its threshold, and
+along the direction in which the groups differ, both from a head that was recalibrated first. With that they can do what
+thresholds for each group do, without being told the group; they tell it from the image instead, which is a use of the
+sensitive attribute too. It is this project's, not the paper's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
+
+from fairnb.features import Features
+from fairnb.files import seeded
+from fairnb.metrics import chance_index
+from fairnb.mopso import Swarm, mopso
+from fairnb.scoring import Scorer
+from fairnb.strategies import Search, check_settings, check_width, pick_each, scatter, searched_labels, uei_and_error
+
+REACHES = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0)  # how far logits may move, from which cross-validation chooses
+FOLDS = 5
+
+
+def calibrated_multi_task(
+    valid: Features,
+    heads: Tensor,
+    swarm: Swarm,
+    *,
+    searched: Tensor | None = None,
+    seed: int = 0,
+    tolerance: float = 0.05,
+    indifference: float = 0.5,
+    spread: float = 0.5,
+    saved: Path | None = None,
+) -> Search:
+    """Recalibrate each label's head, then search its threshold and the groups' direction for UEI and error.
+
+    Args:
+        valid: features of the validation split.
+        heads: float32 [L, D + 1], the base model's.
+        swarm: how to fly.
+        searched: bool [L], the labels to search; all of them by default.
+        seed: of the search.
+        tolerance: accuracy that each label may lose against the base model.
+        indifference: candidates whose UEI on validation is below this share of what chance shows there
+            (`fairnb.metrics.chance_index`) count as equal, and the most accurate of them is picked.
+        spread: how far the first particles lie from the recalibrated head, in standard deviations of its logits.
+        saved: a file for a search that is stopped, see `fairnb.mopso.mopso`.
+
+    Raises:
+        ValueError: if no label is searched, the heads do not fit the features, or a setting is out of its range.
+    """
+    check_settings(tolerance, spread)
+    if not indifference >= 0:
+        raise ValueError(f"indifference={indifference} must not be negative")
+    check_width(valid, heads)
+    where = searched_labels(searched, heads)
+    start = heads[where].to(valid.x.device)
+    better = recalibrate(valid.x, valid.labels[:, where], start, seed=seed)
+    directions = group_directions(valid, seed)  # [G − 1, D + 1]
+    logits = better[:, :-1] @ valid.x.T + better[:, -1:]
+    size = logits.std(1).view(-1, 1, 1)
+
+    def to_heads(x: Tensor) -> Tensor:  # [S, P, G] → [S, P, D + 1]
+        moved = better.unsqueeze(1) + size * (x[..., 1:] @ directions)
+        moved[..., -1] += (size * x[..., :1]).squeeze(-1)
+        return moved
+
+    # In a few dimensions the paper's flight sometimes comes to rest far from the front.
+    swarm = replace(swarm, flight="constricted")
+    score = Scorer(valid, where)
+    generator = seeded(seed, "calibrated multi-task", device=start.device)
+    centre = start.new_zeros(len(start), valid.groups)
+    fronts = mopso(
+        lambda x: uei_and_error(score(to_heads(x))),
+        scatter(centre, torch.full_like(centre, spread), swarm.particles, generator),
+        swarm,
+        generator=generator,
+        reference=torch.ones(len(start), 2, dtype=torch.float64, device=start.device),
+        saved=saved,
+        named="calibrated multi-task",
+        progress="calibrated multi-task",
+    )
+    first = fronts.objectives[..., 0].argmin(1, keepdim=True).unsqueeze(-1)  # of lowest UEI
+    chance = chance_index(score(to_heads(fronts.positions.gather(1, first.expand(-1, -1, valid.groups)))))[:, 0]
+    fronts = replace(fronts, positions=to_heads(fronts.positions))
+    base = uei_and_error(score(start.unsqueeze(1)))[:, 0]
+    return pick_each(fronts, start, base, heads, where, tolerance, indifferent=indifference * chance)
+
+
+def recalibrate(x: Tensor, labels: Tensor, heads: Tensor, *, seed: int = 0) -> Tensor:
+    """Fit heads anew by logistic regression, held near what they were; how near, cross-validation chooses.
+
+    Args:
+        x: float32 [N, D], features of the validation split.
+        labels: bool [N, S].
+        heads: float32 [S, D + 1], what to stay near.
+        seed: of the folds.
+
+    Returns:
+        float32 [S, D + 1].
+    """
+    truth = labels.T.float()
+    fold = (torch.randperm(len(x), generator=seeded(seed, "folds")) % FOLDS).to(x.device)
+    loss = torch.zeros(len(REACHES), dtype=torch.float64)
+    for k in range(FOLDS):
+        fitted = heads
+        for i, reach in enumerate(REACHES):  # from near to far, each from where the last one ended
+            fitted = fit_near(x[fold != k], truth[:, fold != k], heads, reach, fitted)
+            logits = fitted[:, :-1] @ x[fold == k].T + fitted[:, -1:]
+            loss[i] += float(binary_cross_entropy_with_logits(logits, truth[:, fold == k], reduction="sum"))
+    return fit_near(x, truth, heads, REACHES[int(loss.argmin())])
+
+
+def fit_near(x: Tensor, truth: Tensor, heads: Tensor, reach: float, begin: Tensor | None = None) -> Tensor:
+    """Logistic regression with a Gaussian prior around `heads`: weights may move so far that logits change by `reach` (rms).
+
+    Args:
+        x: float32 [N, D].
+        truth: float32 [S, N], 0 or 1.
+        heads: float32 [S, D + 1], the middle of the prior; the bias is free.
+        reach: above 0, in units of logits.
+        begin: float32 [S, D + 1], where the iterations begin; at `heads` by default.
+    """
+    mean = x.mean(0)
+    centred = x - mean
+    penalty = float(centred.square().mean(0).sum()) / (2 * reach**2 * len(x))
+    around, moved = (_shift(h, mean) for h in (heads, heads if begin is None else begin))
+    moved = moved.clone().requires_grad_(True)
+    newton = torch.optim.LBFGS([moved], max_iter=100, history_size=10, line_search_fn="strong_wolfe", tolerance_change=1e-6)
+
+    def loss() -> Tensor:
+        newton.zero_grad()
+        logits = moved[:, :-1] @ centred.T + moved[:, -1:]
+        entropy = binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(1).sum()
+        value = entropy + penalty * (moved[:, :-1] - around[:, :-1]).square().sum()
+        value.backward()
+        return value
+
+    newton.step(loss)
+    return _shift(moved.detach(), -mean)
+
+
+def _shift(heads: Tensor, mean: Tensor) -> Tensor:
+    """The same heads for features from which `mean` was taken off."""
+    return torch.cat([heads[:, :-1], heads[:, -1:] + heads[:, :-1] @ mean.unsqueeze(1)], dim=1)
+
+
+def group_directions(features: Features, seed: int = 0) -> Tensor:
+    """Heads that tell each group but the first from the others, their logits with standard deviation 1: [G − 1, D + 1]."""
+    member = one_hot(features.group, features.groups)[:, 1:].bool()
+    nothing = features.x.new_zeros(features.groups - 1, features.x.shape[1] + 1)
+    found = recalibrate(features.x, member, nothing, seed=seed)
+    found[:, -1] = -(found[:, :-1] @ features.x.mean(0))  # mean logit 0: thresholds are moved apart from it
+    return found / (features.x @ found[:, :-1].T).std(0).clamp(min=1e-6).unsqueeze(1)
