@@ -7,7 +7,7 @@ For each seed the base model is trained, plainly, reweighed and domain-independe
 already; then everything in `fairnb`, and the peers of `peers.py`, start from its saved features. `results/<name>/` receives
 
     methods.csv      one row a method: means over labels and seeds on test, 95 % intervals
-    labels.csv       one row a method and label: the change of UEI, its interval, whether it counts after Holm's correction
+    changes.csv      one row a method and label: the change of UEI, its interval, whether it counts after Holm's correction
     differences.csv  one row a pair of methods
     ablations.csv    one row an ablation, setting and seed
     provenance.json  parameters, revision, seeds, machine, date, how each method was tuned and for how long
@@ -107,8 +107,7 @@ def main() -> int:
     found = weigh(outcomes, truth, names)
     folder = project_root() / "results" / arguments.name
     folder.mkdir(parents=True, exist_ok=True)
-    for table in ("methods", "labels", "differences"):
-        save_table(folder / f"{table}.csv", getattr(found, table).round(6))
+    found.save(folder)
     if rows:
         save_table(folder / "ablations.csv", pd.DataFrame(rows).round(6))
     known = experiment.provenance()

@@ -3,7 +3,7 @@
     outcomes = [outcome("base", 0, ...), outcome("multi-task", 0, ...), ...]
     evidence = weigh(outcomes, truth)
     evidence.methods                # one row a method, with 95 % intervals
-    evidence.labels                 # one row a method and label: what changed against the base model, and whether it counts
+    evidence.changes                # one row a method and label: what changed against the base model, and whether it counts
     evidence.differences            # one row a pair of methods
 
 The test images are drawn anew with replacement, the same draws for every method: Efron's bootstrap (1979), paired. Where a
@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -29,7 +30,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fairnb.features import Features
-from fairnb.files import seeded
+from fairnb.files import save_table, seeded
 from fairnb.messages import some, unknown
 from fairnb.metrics import (
     accuracy,
@@ -84,13 +85,18 @@ class Evidence:
         methods: method, seeds, uei, uei_low, uei_high, accuracy, accuracy_low, accuracy_high, worsened, mended, labels,
             needs_group, evaluations, seconds, uei_valid, accuracy_valid, tpr_gap, fpr_gap, average_precision, area_valid,
             area_test. Means over labels and seeds, on test where nothing else is said.
-        labels: method, label, uei_base, uei, change, low, high, p, p_holm, worsened, mended. Worst first.
+        changes: method, label, uei_base, uei, change, low, high, p, p_holm, worsened, mended. Worst first.
         differences: method, against, uei, uei_low, uei_high, accuracy, accuracy_low, accuracy_high: `method` less `against`.
     """
 
     methods: pd.DataFrame
-    labels: pd.DataFrame
+    changes: pd.DataFrame
     differences: pd.DataFrame
+
+    def save(self, folder: Path) -> None:
+        """Write methods.csv, changes.csv and differences.csv."""
+        for name, table in vars(self).items():
+            save_table(folder / f"{name}.csv", table.round(6))
 
 
 def weigh(

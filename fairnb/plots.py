@@ -233,6 +233,91 @@ def hypervolume_curves(searches: dict[str, Search]) -> Figure:
     return figure
 
 
+def methods(table: pd.DataFrame) -> Figure:
+    """UEI and accuracy of each method with their intervals; hollow markers need to know the group.
+
+    Args:
+        table: columns method, uei, uei_low, uei_high, accuracy, accuracy_low, accuracy_high, needs_group.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(9, 0.9 + 0.3 * len(table)), sharey=True, layout="constrained")
+    place = np.arange(len(table))
+    for axis, (column, title) in zip(axes, {"uei": "UEI (0 is ideal)", "accuracy": "accuracy"}.items(), strict=True):
+        axis.hlines(place, table[f"{column}_low"], table[f"{column}_high"], color=PALETTE[7], linewidth=2.5)
+        for needs, face in ((False, PALETTE[0]), (True, "white")):
+            of_kind = (table.needs_group == needs).to_numpy()
+            label = "needs to know the group" if needs else "does not"
+            axis.scatter(
+                table[column][of_kind], place[of_kind], s=40, facecolor=face, edgecolor=PALETTE[0], zorder=3, label=label
+            )
+        axis.set(xlabel=f"mean {title}")
+        axis.grid(visible=False, axis="y")
+    axes[0].set_xlim(left=0)
+    axes[0].set_yticks(place, table.method)
+    axes[0].invert_yaxis()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize="small")
+    return figure
+
+
+def label_changes(table: pd.DataFrame) -> Figure:
+    """What a method did to each label's UEI, with intervals; those that count after correction are filled.
+
+    Args:
+        table: rows of one method: columns label, change, low, high, worsened, mended.
+    """
+    figure, axis = _tall(len(table))
+    place = np.arange(len(table))
+    axis.hlines(place, table.low, table.high, color=PALETTE[7], linewidth=2)
+    kinds = {
+        "mended": (table.mended, PALETTE[2], "v", PALETTE[2]),
+        "may be chance": (~table.mended & ~table.worsened, PALETTE[7], "o", "white"),
+        "worsened": (table.worsened, PALETTE[3], "^", PALETTE[3]),
+    }
+    for name, (kind, colour, marker, face) in kinds.items():
+        these = kind.to_numpy(dtype=bool)
+        axis.scatter(
+            table.change[these], place[these], marker=marker, color=face, edgecolor=colour, s=32, zorder=3, label=name
+        )
+    axis.axvline(0, color="red", linewidth=1.2)
+    axis.set(xlabel="change of UEI on test")
+    axis.set_yticks(place, [name.replace("_", " ") for name in table.label])
+    axis.invert_yaxis()
+    axis.grid(visible=False, axis="y")
+    figure.legend(loc="outside upper center", ncols=3, fontsize="small")
+    return figure
+
+
+def ablation(table: pd.DataFrame) -> Figure:
+    """What the settings of one ablation reach: mean over the seeds and their range, a colour a dataset.
+
+    Args:
+        table: columns data, setting, uei, uei_low, uei_high, accuracy, accuracy_low, accuracy_high, uei_valid.
+    """
+    settings = list(table.setting.unique())
+    datasets = list(table.data.unique())
+    height = 0.9 + 0.26 * len(settings) * len(datasets)
+    figure, axes = plt.subplots(1, 2, figsize=(8, height), sharey=True, layout="constrained")
+    shown = zip(datasets, (PALETTE[0], PALETTE[1], PALETTE[2]), "osD", strict=False)
+    for k, (data, colour, marker) in enumerate(shown):
+        rows = table[table.data == data].set_index("setting").reindex(settings)
+        place = np.arange(len(settings)) + (k - (len(datasets) - 1) / 2) * 0.25
+        for axis, column in zip(axes, ("uei", "accuracy"), strict=True):
+            axis.hlines(place, rows[f"{column}_low"], rows[f"{column}_high"], color=colour, linewidth=2)
+            axis.scatter(rows[column], place, color=colour, marker=marker, s=30, zorder=3, label=data)
+        axes[0].scatter(
+            rows.uei_valid, place, facecolor="white", edgecolor=colour, marker=marker, s=30, zorder=3,
+            label=f"{data}, on validation",
+        )  # fmt: skip
+    for axis, title in zip(axes, ("mean UEI (0 is ideal)", "mean accuracy on test"), strict=True):
+        axis.set(xlabel=title)
+        axis.grid(visible=False, axis="y")
+    axes[0].set_xlim(left=0)
+    axes[0].set_yticks(np.arange(len(settings)), settings)
+    axes[0].invert_yaxis()
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(datasets), fontsize="small")
+    return figure
+
+
 def _tall(labels: int) -> tuple[Figure, plt.Axes]:
     return plt.subplots(figsize=(7, 1 + 0.26 * labels), layout="constrained")
 

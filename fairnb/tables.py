@@ -22,6 +22,9 @@ METHODS = (
 )
 
 
+ENDS = {"": "mean", "_low": "min", "_high": "max"}
+
+
 def file_name(method: str) -> str:
     """What the names of a method's files begin with."""
     return method.lower().replace(" ", "_").replace("-", "_")
@@ -98,6 +101,33 @@ def summary(labels: pd.DataFrame, split: str = "test") -> pd.DataFrame:
         loss = (change.accuracy_base - change.accuracy).mean()
         rows.append((method, change.uei.mean(), change.accuracy.mean(), loss, worsened, len(change)))
     return pd.DataFrame(rows, columns=["method", "uei", "accuracy", "accuracy_loss", "worsened", "labels"])
+
+
+def ablation(rows: pd.DataFrame, name: str) -> pd.DataFrame:
+    """One row a dataset and setting of an ablation: means over the seeds, and the lowest and highest seed's.
+
+    Args:
+        rows: as `fairnb.ablations.ablate` makes them, with a column `data`.
+        name: of the ablation.
+
+    Returns:
+        Columns data, setting, seeds, uei, uei_low, uei_high, accuracy, accuracy_low, accuracy_high, worsened, uei_valid,
+        area_valid, area_test, evaluations, seconds.
+
+    Raises:
+        ValueError: if there is no such ablation (nearest name).
+    """
+    if name not in set(rows.ablation):
+        raise ValueError(unknown("ablation", name, set(rows.ablation)))
+    groups = rows[rows.ablation == name].groupby(["data", "setting"], sort=False)
+    table = groups.agg(
+        seeds=("seed", "nunique"),
+        **{f"{column}{end}": (column, how) for column in ("uei", "accuracy") for end, how in ENDS.items()},
+        **{column: (column, "mean") for column in ("worsened", "uei_valid", "area_valid", "area_test")},
+        evaluations=("evaluations", "first"),
+        seconds=("seconds", "median"),
+    )
+    return table.reset_index()
 
 
 def shown(table: pd.DataFrame, digits: int = 3) -> Styler:

@@ -75,7 +75,7 @@ def test_intervals_are_scipys():
     base, mended = (one.test for one in outcomes)
     cases = {
         "base": (lambda i: uei(base, i), found.methods.iloc[0][["uei_low", "uei_high"]]),
-        "difference": (lambda i: uei(mended, i) - uei(base, i), found.labels.iloc[0][["low", "high"]]),
+        "difference": (lambda i: uei(mended, i) - uei(base, i), found.changes.iloc[0][["low", "high"]]),
     }
     for statistic, seen in cases.values():
         theirs = bootstrap(
@@ -100,9 +100,9 @@ def test_the_same_model_differs_in_nothing():
     base = some_outcomes(truth, group, scores)[0]
     twin = Outcome("twin", 0, base.test, base.scores, base.valid)
     found: Any = weigh([base, twin], Features(torch.zeros(300, 0), truth, group, 2), NAMES, draws=200)
-    assert found.labels.change.tolist() == [0, 0, 0]
-    assert found.labels.p.tolist() == [1, 1, 1]
-    assert found.labels[["low", "high"]].abs().max().max() < 1e-12
+    assert found.changes.change.tolist() == [0, 0, 0]
+    assert found.changes.p.tolist() == [1, 1, 1]
+    assert found.changes[["low", "high"]].abs().max().max() < 1e-12
     assert found.methods.worsened.tolist() == [0, 0]
     again = weigh([base, twin], Features(torch.zeros(300, 0), truth, group, 2), NAMES, draws=200)
     assert found.methods.equals(again.methods)
@@ -120,7 +120,7 @@ def test_a_label_counts_only_where_chance_does_not_explain_it():
     methods = found.methods.set_index("method")
     assert methods.worsened.to_dict() == {"base": 0, "mended": 1, "worse": 1, "little": 0}
     assert methods.mended["mended"] == 2
-    labels = found.labels.set_index(["method", "label"])
+    labels = found.changes.set_index(["method", "label"])
     assert bool(labels.worsened["worse", "Young"])
     assert not bool(labels.worsened["little", "Bald"])
     assert labels.p_holm["worse", "Bald"] == 1
@@ -150,7 +150,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
         found: Any = weigh(some_outcomes(truth, group, scores), whole, NAMES, draws=400, seed=sample)
         mean = found.differences.set_index(["method", "against"]).loc[("mended", "base")]
         level = found.methods.set_index("method").loc["mended"]
-        label = found.labels.set_index("label").loc["Smiling"]
+        label = found.changes.set_index("label").loc["Smiling"]
         rows.append(
             [
                 (mean.uei, mean.uei_low, mean.uei_high),
