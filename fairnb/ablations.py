@@ -18,6 +18,7 @@ from torch import Tensor
 from fairnb.calibrated import calibrated_multi_task, recalibrate
 from fairnb.evidence import outcome
 from fairnb.features import Features
+from fairnb.messages import unknown
 from fairnb.metrics import accuracy, contingency_table, underestimation_index
 from fairnb.mopso import Swarm
 from fairnb.strategies import Search, dynamic_weighting, multi_task
@@ -171,6 +172,17 @@ ABLATIONS: dict[str, dict[str, Variant]] = {
 }
 
 
+def check_names(names: list[str]) -> None:
+    """Refuse an ablation that there is not.
+
+    Raises:
+        ValueError: with the nearest name.
+    """
+    for name in names:
+        if name not in ABLATIONS:
+            raise ValueError(unknown("ablation", name, ABLATIONS))
+
+
 def ablate(on: Setting, names: list[str] | None = None) -> Iterator[dict[str, Any]]:
     """Rows of a table, one a variant, on test where nothing else is said.
 
@@ -181,8 +193,9 @@ def ablate(on: Setting, names: list[str] | None = None) -> Iterator[dict[str, An
         names: of the ablations, in `ABLATIONS`; all of them by default.
 
     Raises:
-        KeyError: for a name that is not there.
+        ValueError: for a name that is not there (nearest one).
     """
+    check_names(names or [])
     searched = on.searched.nonzero().squeeze(1)
     test = replace(on.features["test"], labels=on.features["test"].labels[:, searched])
     base = outcome("base", on.seed, on.features, on.heads, on.searched, tolerance=on.tolerance)

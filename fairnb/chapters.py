@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
 import papermill
 import yaml
 from nbclient.exceptions import DeadKernelError
@@ -36,6 +37,10 @@ annotations. The numbers show how the method behaves; none of them is a finding 
 ```
 """
 }
+
+
+# The rows of the introduction's table.
+SUMMARISED = ("base", "dynamic weighting", "multi-task", "label thresholds", "group thresholds", "calibrated multi-task")
 
 
 class Typed(str):
@@ -195,6 +200,7 @@ def check_settings_together(values: Parameters) -> None:
     Raises:
         ValueError: with the value and what it must be.
     """
+    from fairnb.ablations import check_names
     from fairnb.data import check_source, draw_pairs, open_dataset  # these import torch, which takes seconds
     from fairnb.data.people import draw_people, read_statistics
     from fairnb.device import check_group, resolve
@@ -208,6 +214,7 @@ def check_settings_together(values: Parameters) -> None:
     if {"tolerance", "spread", "epsilon"} <= values.keys():
         check_settings(values["tolerance"], values["spread"], values["epsilon"])
         check_search(values["layers"], values["steer"], values["whiten"])
+    check_names(values.get("ablate", []))
     resolve(values.get("device", "auto"))
     if "data" in values:
         check_group(values["devices"], values["num_nodes"])
@@ -239,12 +246,27 @@ def build_book(root: Path, executed: Path, say: Callable[[str], None] = print) -
         nbformat.write(page, target / f"{name}.ipynb")
     (target / "banner.md").write_text(banner or "% This run's images are photographs.\n")  # the introduction includes it
     shutil.copyfile(executed.parent / "comparison.png", target / "comparison.png")  # and shows this
+    (target / "summary.md").write_text(_summary(root, executed.parent))
     say("rendering the book …")
     program = Path(sys.executable).with_name("jupyter-book")
     command = [str(program), "build", "book", "--path-output", "book", "--all", "-W", "-n", "--keep-going", "--quiet"]
     if subprocess.run(command, cwd=root).returncode:
         raise ChapterError("the book was not rendered: see the warnings above")
     return root / "book" / "_build" / "html" / "index.html"
+
+
+def _summary(root: Path, run: Path) -> str:
+    """The introduction's table: what each of the main methods reaches, in this run and on the photographs."""
+    from fairnb.compare import shown
+
+    sources = {"this run": run, "photographs": root / "results" / "photographs"}
+    lines = ["| data | method | mean UEI | mean accuracy | labels worsened | needs the group |", "|---|---|---|---|---|---|"]
+    for data, folder in sources.items():
+        table = shown(pd.read_csv(folder / "methods.csv")).set_index("method")
+        for method in SUMMARISED:
+            row = table.loc[method]
+            lines.append(f"| {data} | {method} | {row.UEI} | {row.accuracy} | {row.worsened} | {row['needs the group']} |")
+    return "\n".join(lines) + "\n"
 
 
 def _put_below_title(page: nbformat.NotebookNode, text: str) -> None:

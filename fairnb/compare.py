@@ -24,7 +24,7 @@ from fairnb.features import Features, load_features, load_heads
 from fairnb.files import digest, load_json
 from fairnb.messages import some
 from fairnb.strategies import load_search
-from fairnb.tables import METHODS, file_name
+from fairnb.tables import METHODS, file_name, with_range
 from fairnb.training import Recipe
 
 ASIDE = ("seed", "mitigation")  # parameters that name no variant of a method: repeated, or named otherwise
@@ -89,14 +89,8 @@ def compare(folders: Sequence[Path], *, draws: int = DRAWS) -> Evidence:
 
 def shown(methods: pd.DataFrame) -> pd.DataFrame:
     """The table of methods as people read it: each mean with its interval in one column."""
-
-    def with_interval(name: str) -> pd.Series:
-        parts = (methods[f"{name}{end}"].map("{:.3f}".format) for end in ("", "_low", "_high"))
-        mean, low, high = parts
-        return mean + " (" + low + " to " + high + ")"
-
     table = methods[["method", "seeds"]].copy()
-    table["UEI"], table["accuracy"] = with_interval("uei"), with_interval("accuracy")
+    table["UEI"], table["accuracy"] = with_range(methods, "uei"), with_range(methods, "accuracy")
     table["worsened"] = methods.worsened.map(str) + " of " + methods.labels.map(str)
     table["needs the group"] = methods.needs_group.map({True: "yes", False: "no"})
     table["UEI on validation"] = methods.uei_valid.map("{:.3f}".format)

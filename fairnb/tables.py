@@ -130,6 +130,23 @@ def ablation(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     return table.reset_index()
 
 
+def in_brief(table: pd.DataFrame) -> pd.DataFrame:
+    """An ablation's table as a page shows it: each mean with the seeds' range in one column."""
+    brief = table[["data", "setting"]].copy()
+    brief["UEI"], brief["accuracy"] = with_range(table, "uei"), with_range(table, "accuracy")
+    columns = {"uei_valid": "UEI on validation", "area_valid": "area on validation", "area_test": "area on test"}
+    for column, title in columns.items():
+        brief[title] = table[column].map("{:.3f}".format)
+    brief["worsened"], brief["seconds"] = table.worsened.map("{:.1f}".format), table.seconds.map("{:.1f}".format)
+    return brief
+
+
+def with_range(table: pd.DataFrame, column: str) -> pd.Series:
+    """A column with its `_low` and `_high`, as text: 0.123 (0.120 to 0.126)."""
+    middle, low, high = (table[f"{column}{end}"].map("{:.3f}".format) for end in ENDS)
+    return middle + " (" + low + " to " + high + ")"
+
+
 def shown(table: pd.DataFrame, digits: int = 3) -> Styler:
     """A table as a page shows it: words instead of underscores, no row numbers, so many digits."""
     words = table.map(lambda value: value.replace("_", " ") if isinstance(value, str) else value)
