@@ -72,6 +72,7 @@ def main() -> int:
     parser.add_argument("-p", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--no-training", action="store_true", help="leave the two mitigated trainings out")
+    parser.add_argument("--no-peers", action="store_true", help="leave out what the other libraries do")
     parser.add_argument("--no-ablations", action="store_true")
     arguments = parser.parse_args()
     logging.disable(logging.INFO)  # jMetalPy tells each step
@@ -84,7 +85,7 @@ def main() -> int:
     widths: dict[str, float] = {}
     for seed in range(arguments.seeds):
         experiment = open_experiment(values | {"seed": seed, "run": f"{arguments.name}-plain-{seed}"})
-        of_seed = judge(experiment, values, widths)
+        of_seed = judge(experiment, values, None if arguments.no_peers else widths)
         if not arguments.no_training:
             for mitigation in ("reweighing", "domain-independent"):
                 run = {"seed": seed, "run": f"{arguments.name}-{mitigation}-{seed}", "mitigation": mitigation}
@@ -139,8 +140,8 @@ def main() -> int:
     return int(not all(kept for *_, kept in claims))
 
 
-def judge(experiment: Experiment, values: dict[str, Any], widths: dict[str, float]) -> list[Outcome]:
-    """Every method on one base model, the base model first."""
+def judge(experiment: Experiment, values: dict[str, Any], widths: dict[str, float] | None) -> list[Outcome]:
+    """Every method on one base model, the base model first; the peers where there is a place for their widths."""
     seed, tolerance = experiment.recipe.seed, values["tolerance"]
     swarm = swarm_of(values)
     features, base = experiment.features(), experiment.base_model()
@@ -166,15 +167,16 @@ def judge(experiment: Experiment, values: dict[str, Any], widths: dict[str, floa
         print(f"seed {seed}: {name} in {seconds[name]:.1f} s", flush=True)
 
     timed("multi-task, held-out pick", multi_task, swarm, searched=searched, seed=seed, held_out=0.3, **common)
-    timed("torchjd UPGrad", both_gradients, searched, tolerance)
-    for method in ("pymoo NSGA-II", "jMetalPy SMPSO"):
-        if method not in widths:
-            areas = {
-                width: evolve(valid, heads, method, searched, width, seed, tolerance).fronts.hypervolume.mean()
-                for width in WIDTHS[method]
-            }
-            widths[method] = max(areas, key=lambda width: float(areas[width]))
-        timed(method, evolve, method, searched, widths[method], seed, tolerance)
+    if widths is not None:
+        timed("torchjd UPGrad", both_gradients, searched, tolerance)
+        for method in ("pymoo NSGA-II", "jMetalPy SMPSO"):
+            if method not in widths:
+                areas = {
+                    width: evolve(valid, heads, method, searched, width, seed, tolerance).fronts.hypervolume.mean()
+                    for width in WIDTHS[method]
+                }
+                widths[method] = max(areas, key=lambda width: float(areas[width]))
+            timed(method, evolve, method, searched, widths[method], seed, tolerance)
     first = outcome(
         "base", seed, features, heads, searched, tolerance=tolerance, seconds=seconds.get("base model", float("nan"))
     )
@@ -184,6 +186,8 @@ def judge(experiment: Experiment, values: dict[str, Any], widths: dict[str, floa
             outcome(name, seed, features, search.heads, searched, search=search, base=first, tolerance=tolerance,
                     seconds=seconds[name])
         )  # fmt: skip
+    if widths is None:
+        return found
     only = {name: replace(part, labels=part.labels[:, searched]) for name, part in features.items()}
     for constraint, words in (("equalized_odds", "equal odds"), ("true_positive_rate_parity", "equal true positive rates")):
         begun = time.perf_counter()

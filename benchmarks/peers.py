@@ -120,7 +120,8 @@ def fair_thresholds(
     chances = []
     for label, head in enumerate(heads):
         columns = {
-            name: (part.x @ head[:-1] + head[-1]).unsqueeze(1).numpy() for name, part in (("valid", valid), ("test", test))
+            name: (part.x @ head[:-1] + head[-1]).double().unsqueeze(1).numpy()
+            for name, part in (("valid", valid), ("test", test))
         }
         groups = {"valid": valid.group.numpy(), "test": test.group.numpy()}
         truth = valid.labels[:, label].int().numpy()
