@@ -178,6 +178,7 @@ def test_a_page_says_at_its_top_that_its_faces_are_drawn(tmp_path, monkeypatch, 
             nbformat.write(page, folder / f"{name}.ipynb")
     (run / "run.json").write_text(json.dumps({"parameters": {"data": data}}))
     (run / "comparison.png").touch()
+    monkeypatch.setattr("fairnb.chapters._summary", lambda *_: "")
     monkeypatch.setattr("fairnb.chapters.subprocess.run", lambda *_, **__: SimpleNamespace(returncode=0))
     build_book(tmp_path, run / "chapters", lambda _: None)
     shown = nbformat.read(tmp_path / "book" / "chapters" / "01_a.ipynb", as_version=4).cells[0].source

@@ -51,7 +51,7 @@ def test_a_run_leaves_its_files(done):
     assert list(groups) == ["method", "split", "label", "group", "n", "positives", "predicted_positives", "us"]
     assert len(labels) == 3 * 2 * 4
     assert len(groups) == 2 * len(labels)
-    assert labels.method.drop_duplicates().tolist() == list(tables.METHODS)
+    assert labels.method.drop_duplicates().tolist() == list(tables.PAPER)
     known = done.provenance()
     assert set(known["seconds"]) == {"base model", "features", "dynamic weighting", "multi-task"}
     assert known["parameters"]["particles"] == 12

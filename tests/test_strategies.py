@@ -7,7 +7,7 @@ import torch
 from fairnb.features import Features
 from fairnb.metrics import accuracy, underestimation_index
 from fairnb.mopso import Swarm
-from fairnb.strategies import dynamic_weighting, evaluate, multi_task, pick, predict
+from fairnb.strategies import dynamic_weighting, evaluate, hold_out, multi_task, pick, predict
 
 SWARM = Swarm(particles=30, iterations=30)
 
@@ -119,6 +119,34 @@ def test_bad_settings_are_named(biased):
         multi_task(valid, heads, SWARM, tolerance=-0.1)
     with pytest.raises(ValueError, match="no label is searched"):
         multi_task(valid, heads, SWARM, searched=torch.zeros(4, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("find", [dynamic_weighting, multi_task])
+def test_the_pick_can_be_made_on_images_that_the_search_did_not_see(biased, find):
+    valid, heads = biased
+    search = find(valid, heads, SWARM, seed=3, held_out=0.25)
+    part, kept = hold_out(valid, 0.25, 3)
+    assert (len(part.x), len(kept.x)) == (450, 150)
+    rows = {tuple(row) for row in torch.cat([part.x, kept.x]).tolist()}
+    assert rows == {tuple(row) for row in valid.x.tolist()}  # nobody is in both, nobody is lost
+    tables = evaluate(kept, search.heads)
+    uei = underestimation_index(tables) if find is multi_task else underestimation_index(tables).mean().unsqueeze(0)
+    for s, place in enumerate(search.picked):
+        assert search.uei[s][place].item() == pytest.approx(uei[s].item(), abs=1e-9)
+        assert place == pick(search.uei[s], search.accuracy[s], 0.05)
+    front = find(part, heads, SWARM, seed=3)
+    assert torch.equal(front.fronts.objectives, search.fronts.objectives)  # the search saw the rest alone
+    for share in (-0.1, 1.0, 0.0001):
+        with pytest.raises(ValueError, match=f"held_out={share}"):
+            find(valid, heads, SWARM, held_out=share)
+
+
+def test_heads_for_each_group_answer_for_their_own(biased):
+    valid, heads = biased
+    both = torch.stack([heads, -heads])
+    tables, one, other = (evaluate(valid, each) for each in (both, heads, -heads))
+    assert torch.equal(tables[:, 0], one[:, 0])
+    assert torch.equal(tables[:, 1], other[:, 1])
 
 
 def test_both_layers_can_move(biased):

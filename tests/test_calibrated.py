@@ -1,0 +1,150 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from fairnb.ablations import ABLATIONS, Setting, ablate
+from fairnb.calibrated import calibrated_multi_task, fit_near, group_directions, recalibrate
+from fairnb.features import Features
+from fairnb.metrics import accuracy, chance_index, contingency_table, underestimation_index
+from fairnb.mopso import Swarm
+from fairnb.strategies import evaluate, multi_task, pick
+
+SWARM = Swarm(particles=30, iterations=30)
+
+
+def make(images=900, columns=12, labels=3, seed=0):
+    """Features that tell labels and groups with noise, and heads that say yes too rarely, in one group above all."""
+    draw = torch.Generator().manual_seed(seed)
+    group = torch.randint(2, (images,), generator=draw)
+    x = torch.randn(images, columns, generator=draw)
+    x[:, -1] += 1.5 * group
+    truth = x[:, :labels] + 0.8 * torch.randn(images, labels, generator=draw) + 0.8 * group[:, None] > 1
+    heads = torch.cat([torch.eye(labels, columns), torch.full((labels, 1), -1.8)], dim=1)
+    return Features(x, truth, group, 2), heads
+
+
+def test_it_lowers_uei_within_the_tolerance_and_holds_up_on_other_images():
+    (valid, heads), (test, _) = make(), make(seed=1)
+    search = calibrated_multi_task(valid, heads, SWARM, tolerance=0.05)
+    before, after = evaluate(valid, heads), evaluate(valid, search.heads)
+    assert (accuracy(after) >= accuracy(before) - 0.05 - 1e-9).all()
+    assert (underestimation_index(after) < underestimation_index(before) / 3).all()
+    wide = multi_task(valid, heads, SWARM, tolerance=0.05)
+    assert (
+        underestimation_index(evaluate(test, search.heads)).mean() < underestimation_index(evaluate(test, heads)).mean() / 2
+    )
+    assert accuracy(evaluate(test, search.heads)).mean() > accuracy(evaluate(test, wide.heads)).mean()
+    again = calibrated_multi_task(valid, heads, SWARM, tolerance=0.05)
+    assert torch.equal(search.heads, again.heads)
+    for s in range(3):
+        seen = search.uei[s][search.picked[s]].item()
+        assert seen == pytest.approx(underestimation_index(after)[s].item(), abs=1e-9)
+
+
+def test_indifference_trades_uei_below_chance_for_accuracy():
+    valid, heads = make()
+    strict, loose = (calibrated_multi_task(valid, heads, SWARM, indifference=share) for share in (0.0, 1.0))
+    tables = [evaluate(valid, search.heads) for search in (strict, loose)]
+    assert accuracy(tables[1]).mean() > accuracy(tables[0]).mean()
+    assert (underestimation_index(tables[1]) <= 1.1 * chance_index(tables[0])).all()
+    uei, acc = torch.tensor([0.5, 0.01, 0.02, 0.03]), torch.tensor([0.9, 0.86, 0.87, 0.89])
+    assert [pick(uei, acc, 0.05, indifferent) for indifferent in (0.0, 0.02, 0.025, 0.04)] == [1, 2, 2, 3]
+
+
+def test_only_the_threshold_and_the_groups_direction_move():
+    valid, heads = make()
+    search = calibrated_multi_task(valid, heads, SWARM)
+    better = recalibrate(valid.x, valid.labels, heads)
+    along = group_directions(valid)[0]
+    moved = search.heads - better
+    for row in moved[:, :-1]:
+        assert torch.nn.functional.cosine_similarity(row, along[:-1], dim=0).abs() > 0.999 or row.norm() < 1e-5
+    logits = valid.x @ along[:-1] + along[-1]
+    assert logits.std().item() == pytest.approx(1, abs=1e-3)
+    assert logits.mean().item() == pytest.approx(0, abs=1e-3)
+    assert logits[valid.group == 1].mean() > logits[valid.group == 0].mean() + 0.5
+    searched = torch.tensor([True, False, True])
+    assert torch.equal(calibrated_multi_task(valid, heads, SWARM, searched=searched).heads[1], heads[1])
+
+
+def test_recalibration_is_logistic_regression_with_a_prior():
+    valid, heads = make(images=400, columns=5)
+    truth = valid.labels.T.float()
+    far = fit_near(valid.x, truth, heads, reach=1e4)
+    near = fit_near(valid.x, truth, heads, reach=1e-4)
+    for label in range(3):
+        expected = LogisticRegression(C=np.inf).fit(valid.x.numpy(), valid.labels[:, label].numpy())
+        np.testing.assert_allclose(far[label, :-1], expected.coef_[0], atol=0.02)
+        np.testing.assert_allclose(far[label, -1], expected.intercept_[0], atol=0.02)
+    torch.testing.assert_close(near[:, :-1], heads[:, :-1], atol=1e-3, rtol=0)
+    # the same prior in scikit-learn, around 0: weights of variance τ², C = τ²
+    reach, variance = 0.7, float(valid.x.var(0, correction=0).sum())
+    held = fit_near(valid.x, truth, torch.zeros_like(heads), reach=reach)
+    ridge = LogisticRegression(C=reach**2 / variance).fit(valid.x.numpy(), valid.labels[:, 0].numpy())
+    np.testing.assert_allclose(held[0, :-1], ridge.coef_[0], atol=0.01)
+
+    def loss(layer):
+        return binary_cross_entropy_with_logits(valid.x @ layer[:, :-1].T + layer[:, -1], valid.labels.float())
+
+    assert loss(far) < loss(recalibrate(valid.x, valid.labels, heads)) < loss(heads)
+
+
+def test_three_groups_have_two_directions():
+    valid, heads = make()
+    three = Features(valid.x, valid.labels, torch.arange(len(valid.x)) % 3, 3)
+    assert group_directions(three).shape == (2, 13)
+    search = calibrated_multi_task(three, heads, SWARM)
+    before, after = (underestimation_index(evaluate(three, each)) for each in (heads, search.heads))
+    assert (after < before).all()
+
+
+def test_chance_index_is_what_chance_shows():
+    """Predictions whose counts match in the long run: every error as likely one way as the other."""
+    draw = torch.Generator().manual_seed(0)
+    seen, said = [], []
+    for _ in range(400):
+        group = torch.randint(2, (800,), generator=draw)
+        truth = torch.rand(800, generator=draw) < torch.tensor([0.2, 0.4])[group]
+        wrong = torch.rand(800, generator=draw)
+        share = torch.tensor([0.2, 0.4])[group]
+        # as many positives missed as negatives taken for positives
+        predicted = torch.where(truth, wrong > 0.1 / share, wrong < 0.1 / (1 - share))
+        table = contingency_table(predicted, truth, group, 2)
+        seen.append(underestimation_index(table))
+        said.append(chance_index(table))
+    root_mean_square = torch.stack(seen).square().mean().sqrt()
+    torch.testing.assert_close(torch.stack(said).mean(), root_mean_square, rtol=0.05, atol=0)
+    assert float(chance_index(torch.tensor([[[5, 0], [0, 3]], [[2, 0], [0, 0]]]))) == 0
+
+
+def test_bad_settings_are_named():
+    valid, heads = make(images=50)
+    with pytest.raises(ValueError, match="indifference=-1"):
+        calibrated_multi_task(valid, heads, SWARM, indifference=-1)
+    with pytest.raises(ValueError, match="no label is searched"):
+        calibrated_multi_task(valid, heads, SWARM, searched=torch.zeros(3, dtype=torch.bool))
+
+
+def test_ablations_vary_what_they_say():
+    (valid, heads), (test, _) = make(), make(seed=1)
+    on = Setting({"valid": valid, "test": test}, heads, torch.tensor([True, True, False]), Swarm(particles=20, iterations=9))
+    names = ["perturbation", "grid", "particles at equal evaluations", "start", "tolerance", "images of the pick"]
+    rows = {(row["ablation"], row["setting"]): row for row in ablate(on, names)}
+    assert {name for name, _ in rows} == set(names)
+    assert all(len(ABLATIONS[name]) == sum(ablation == name for ablation, _ in rows) for name in names)
+    own = [row for (_, setting), row in rows.items() if setting == "as in the chapters"]
+    assert len({(row["uei"], row["seconds"]) for row in own}) == 1  # searched once
+    assert len(own) == len(names)
+    by_hand = evaluate(test, multi_task(valid, heads, on.swarm, searched=on.searched).heads)[:2]
+    assert own[0]["uei"] == pytest.approx(underestimation_index(by_hand).mean().item())
+    assert own[0]["accuracy"] == pytest.approx(accuracy(by_hand).mean().item())
+    particles = [row for (name, _), row in rows.items() if name == "particles at equal evaluations"]
+    assert all(row["evaluations"] == 200 for row in particles)
+    others = [row["uei_valid"] for (_, setting), row in rows.items() if setting != "as in the chapters"]
+    assert sum(value != own[0]["uei_valid"] for value in others) > len(others) / 2
+    with pytest.raises(ValueError, match="did you mean 'grid'"):
+        next(ablate(on, ["gird"]))
+    with pytest.raises(ValueError, match="give the layer before the last"):
+        list(ablate(on, ["layers of dynamic weighting"]))

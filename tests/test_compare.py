@@ -1,0 +1,153 @@
+import dataclasses
+from typing import Any
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from fairnb.baselines import BASELINES
+from fairnb.chapters import check_settings_together
+from fairnb.cli import app
+from fairnb.compare import compare, shown
+from fairnb.experiment import Experiment
+from fairnb.mopso import Swarm
+from fairnb.strategies import answers
+from fairnb.training import Recipe
+from tests.conftest import make_celeba
+
+RECIPE = Recipe(
+    backbone="resnet18", weights="", hidden=8, resize=20, image_size=16, epochs=1, batch_size=32, learning_rate=3e-3
+)
+SWARM = Swarm(particles=8, iterations=3)
+
+
+def make(celeba, runs, run, *, swarm=SWARM, **settings):
+    recipe = dataclasses.replace(RECIPE, **settings)
+    made = Experiment(run, data="celeba", data_root=celeba, recipe=recipe, runs=runs, min_positives=2, device="cpu")
+    made.dynamic_weighting(swarm, tolerance=0.1, spread=0.1, epsilon=0.01)
+    made.multi_task(swarm, tolerance=0.1, spread=0.1)
+    return made
+
+
+@pytest.fixture(scope="module")
+def runs(celeba, tmp_path_factory):
+    """Two seeds of one run, one with other swarms, and one whose training was reweighed."""
+    folder = tmp_path_factory.mktemp("runs")
+    for seed in (0, 1):
+        made = make(celeba, folder, f"plain-{seed}", seed=seed)
+        for name in BASELINES:
+            more = {"evaluations": 20} if name == "random search" else {"steps": 5} if name == "soft UEI" else {}
+            made.baseline(name, tolerance=0.1, **more)
+        made.calibrated_multi_task(SWARM, tolerance=0.1)
+        make(celeba, folder, f"reweighed-{seed}", seed=seed, mitigation="reweighing")
+    make(celeba, folder, "quiet", swarm=dataclasses.replace(SWARM, noise=0.0))
+    return folder
+
+
+def test_runs_that_differ_in_their_seed_are_one_method(runs):
+    found = compare([runs / "plain-0", runs / "plain-1"], draws=400)
+    methods: Any = found.methods.set_index("method")
+    assert list(methods.index) == ["base", "dynamic weighting", "multi-task", *BASELINES, "calibrated multi-task"]
+    assert (methods.seeds == 2).all()
+    assert methods.needs_group.to_dict() == {name: name == "group thresholds" for name in methods.index}
+    assert methods.evaluations["multi-task"] == 32
+    assert methods.evaluations["random search"] == 20
+    tables = [pd.read_csv(runs / f"plain-{seed}" / "labels.csv") for seed in (0, 1)]
+    for method, row in methods.iterrows():
+        for split, column in (("test", "uei"), ("valid", "uei_valid")):
+            means = [t[(t.method == method) & (t.split == split) & t.analysed].uei.mean() for t in tables]
+            assert row[column] == pytest.approx(sum(means) / 2), (method, split)
+        assert row.uei_low <= row.uei <= row.uei_high
+        assert row.accuracy_low <= row.accuracy <= row.accuracy_high
+    assert methods.average_precision["base"] == pytest.approx(methods.average_precision["label thresholds"])
+
+
+def test_a_mitigated_training_and_other_parameters_are_methods_of_their_own(runs):
+    found: Any = compare([runs / name for name in ("reweighed-0", "plain-0", "quiet")], draws=400).methods
+    assert found.method[0] == "base"  # first, and once, though two runs hold it
+    names = set(found.method)
+    assert {
+        "reweighing",
+        "multi-task after reweighing (noise=0.1)",
+        "multi-task (noise=0.1)",
+        "multi-task (noise=0.0)",
+    } <= names
+    assert (found.seeds == 1).all()
+    both: Any = compare([runs / f"{kind}-{seed}" for kind in ("plain", "reweighed") for seed in (0, 1)], draws=400).methods
+    assert {"reweighing", "multi-task", "multi-task after reweighing"} <= set(both.method)
+    assert (both.seeds == 2).all()
+    mixed: Any = compare([runs / "plain-0", runs / "plain-1", runs / "reweighed-1"], draws=400).methods
+    assert (mixed.seeds == 1).all()  # the seed that all have
+
+
+def test_the_command_prints_the_table_and_writes_it(runs, tmp_path):
+    done = CliRunner().invoke(app, ["compare", str(runs / "plain-0"), str(runs / "plain-1"), "--csv", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    methods = pd.read_csv(tmp_path / "methods.csv")
+    for text in (*shown(methods).method, *shown(methods).UEI):
+        assert text in done.output
+    assert {path.name for path in tmp_path.iterdir()} == {"methods.csv", "changes.csv", "differences.csv"}
+    wanted = [
+        "method", "seeds", "uei", "uei_low", "uei_high", "accuracy", "accuracy_low", "accuracy_high", "worsened",
+        "needs_group", "evaluations", "seconds",
+    ]  # fmt: skip
+    assert set(wanted) <= set(methods)
+
+
+def test_what_cannot_be_compared_is_said_in_a_line(runs, tmp_path):
+    def output(*words):
+        done = CliRunner().invoke(app, ["compare", *map(str, words)])
+        assert done.exit_code == 1
+        return done.output
+
+    assert "is no finished run: there is no run.json" in output(tmp_path)
+    assert "no folder" in output(runs / "plain-0", "--csv", tmp_path / "nowhere")
+    other = make(make_celeba(tmp_path / "other", seed=1), tmp_path / "runs", "other")
+    assert "different test images or labels" in output(runs / "plain-0", other.folder)
+    assert "no seed is common" in output(runs / "plain-0", runs / "reweighed-1")
+
+
+def test_a_search_of_both_layers_is_judged_by_its_own_features(celeba, tmp_path):
+    made = Experiment("both", data="celeba", data_root=celeba, recipe=RECIPE, runs=tmp_path, min_positives=2, device="cpu")
+    search = made.dynamic_weighting(SWARM, tolerance=0.1, spread=0.1, epsilon=0.01, layers="all")
+    found: Any = compare([made.folder], draws=400).methods.set_index("method")
+    pooled = made.pooled_features()["test"]
+    right = answers(pooled, search.heads, search.hidden) == pooled.labels.T
+    assert found.accuracy["dynamic weighting"] == pytest.approx(right[made.analysed].double().mean().item())
+
+
+def test_baselines_of_a_run_are_kept_and_their_settings_too(celeba, runs):
+    made = make(celeba, runs, "plain-0")
+    before = {path: path.stat().st_mtime_ns for path in made.folder.glob("*.safetensors")}
+    search = made.baseline("group thresholds", tolerance=0.1)
+    assert search.heads.dim() == 3
+    assert {path: path.stat().st_mtime_ns for path in made.folder.glob("*.safetensors")} == before
+    labels = made.labels()
+    rows = labels[(labels.method == "group thresholds") & (labels.split == "test")]
+    right = answers(made.features()["test"], search.heads) == made.features()["test"].labels.T
+    assert rows.accuracy.tolist() == pytest.approx(right.double().mean(1).tolist())
+    with pytest.raises(ValueError, match=r"random search was \{'evaluations': 20\}, now \{'evaluations': 30\}"):
+        made.baseline("random search", tolerance=0.1, evaluations=30)
+    with pytest.raises(ValueError, match=r"tolerance was 0\.1, now 0\.2"):
+        made.baseline("label thresholds", tolerance=0.2)
+    with pytest.raises(ValueError, match="did you mean 'label thresholds'"):
+        made.baseline("label threshold", tolerance=0.1)
+
+
+def test_the_introductions_table_is_that_of_the_run_and_of_the_photographs(runs, tmp_path, monkeypatch):
+    from fairnb.chapters import _summary
+
+    evidence = compare([runs / "plain-0"], draws=400)
+    photographs = tmp_path / "results" / "photographs"
+    photographs.mkdir(parents=True)
+    evidence.save(photographs)
+    evidence.save(runs / "plain-0")
+    lines = _summary(tmp_path, runs / "plain-0").splitlines()
+    assert len(lines) == 2 + 2 * 6
+    base = shown(evidence.methods).iloc[0]
+    assert lines[2] == f"| this run | base | {base.UEI} | {base.accuracy} | 0 of {evidence.methods.labels[0]} | no |"
+
+
+def test_an_ablation_that_is_not_there_is_refused_before_anything_runs():
+    with pytest.raises(ValueError, match="did you mean 'tolerance'"):
+        check_settings_together({"ablate": ["tolerances"]})
