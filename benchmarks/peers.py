@@ -50,7 +50,7 @@ def evolve(
         keep = non_dominated(torch.as_tensor(f))
         positions.append(torch.as_tensor(x, dtype=torch.float32)[keep])
         values.append(torch.as_tensor(f)[keep])
-    return picked_from(valid, heads, where, start, positions, values, PARTICLES * ITERATIONS, tolerance)
+    return picked_from(valid, heads, where, start, positions, values, PARTICLES * ITERATIONS, tolerance, False)
 
 
 def both_gradients(
@@ -90,7 +90,7 @@ def both_gradients(
     f = uei_and_error(Scorer(valid, where)(candidates))
     keep = non_dominated(f)
     positions, values = ([part[s, keep[s]] for s in range(len(start))] for part in (candidates, f))
-    return picked_from(valid, heads, where, start, positions, values, len(preferences) * steps, tolerance)
+    return picked_from(valid, heads, where, start, positions, values, len(preferences) * steps, tolerance, False)
 
 
 def fair_thresholds(

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fairnb.baselines import BASELINES
 from fairnb.calibrated import calibrated_multi_task, recalibrate
 from fairnb.evidence import outcome
 from fairnb.features import Features
@@ -112,8 +113,20 @@ def _calibrated(**how: Any) -> Variant:
     return find
 
 
+def _baseline(name: str, **how: Any) -> Variant:
+    """A baseline with something changed; random search tries as many heads as the swarms."""
+
+    def find(on: Setting) -> Search:
+        tries = {"evaluations": on.swarm.particles * (on.swarm.iterations + 1)} if name == "random search" else {}
+        settings: dict[str, Any] = {"seed": on.seed, "tolerance": on.tolerance, "searched": on.searched}
+        return BASELINES[name](on.features["valid"], on.heads, **tries, **settings | how)
+
+    return find
+
+
 CHAPTERS = "as in the chapters"
-MULTI, DYNAMIC = _multi(), _dynamic()
+MULTI, DYNAMIC, CALIBRATED = _multi(), _dynamic(), _calibrated()
+HELD_OUT = 0.3
 # By what is changed, and then by its value.
 ABLATIONS: dict[str, dict[str, Variant]] = {
     "perturbation": {
@@ -155,8 +168,18 @@ ABLATIONS: dict[str, dict[str, Variant]] = {
     },
     "images of the pick": {
         CHAPTERS: MULTI,
-        "30 % held out": _multi(held_out=0.3),
+        "30 % held out": _multi(held_out=HELD_OUT),
         "half held out": _multi(held_out=0.5),
+    },
+    "pick of every method": {
+        f"{method}{words}": variant
+        for method, on_all, held_out in [
+            ("dynamic weighting", DYNAMIC, _dynamic(held_out=HELD_OUT)),
+            ("multi-task", MULTI, _multi(held_out=HELD_OUT)),
+            ("calibrated multi-task", CALIBRATED, _calibrated(held_out=HELD_OUT)),
+            *((name, _baseline(name), _baseline(name, held_out=HELD_OUT)) for name in BASELINES),
+        ]
+        for words, variant in [("", on_all), (", 30 % held out", held_out)]
     },
     "flight": {
         CHAPTERS: MULTI,
@@ -166,7 +189,7 @@ ABLATIONS: dict[str, dict[str, Variant]] = {
     "directions": {
         CHAPTERS: MULTI,
         "threshold and group, lowest UEI": _calibrated(indifference=0.0),
-        "threshold and group, indifferent below half of chance": _calibrated(),
+        "threshold and group, indifferent below half of chance": CALIBRATED,
         "threshold and group, indifferent below chance": _calibrated(indifference=1.0),
     },
 }
@@ -208,8 +231,8 @@ def ablate(on: Setting, names: list[str] | None = None) -> Iterator[dict[str, An
     done: dict[Variant, dict[str, Any]] = {}
     for name in names or ABLATIONS:
         for setting, variant in ABLATIONS[name].items():
-            if variant in done:  # the chapters' own
-                yield done[variant] | {"ablation": name}
+            if variant in done:
+                yield done[variant] | {"ablation": name, "setting": setting}
                 continue
             begun = perf_counter()
             search = variant(on)

@@ -21,14 +21,31 @@ from fairnb.files import seeded
 from fairnb.metrics import cells
 from fairnb.mopso import Fronts
 from fairnb.repository import hypervolume, non_dominated
-from fairnb.scoring import Scorer
-from fairnb.strategies import Search, check_settings, check_width, noise_unit, pick_each, searched_labels, uei_and_error
+from fairnb.scoring import Scorer, score_heads
+from fairnb.strategies import (
+    Search,
+    check_settings,
+    check_width,
+    hold_out,
+    noise_unit,
+    pick_each,
+    searched_labels,
+    uei_and_error,
+)
 
 AT_ONCE = 100  # heads of a label that chance draws and scores together
 TINY = 1e-12  # keeps the slope of a square root finite
 
 
-def label_thresholds(valid: Features, heads: Tensor, *, searched: Tensor | None = None, tolerance: float = 0.05) -> Search:
+def label_thresholds(
+    valid: Features,
+    heads: Tensor,
+    *,
+    searched: Tensor | None = None,
+    seed: int = 0,
+    tolerance: float = 0.05,
+    held_out: float = 0.0,
+) -> Search:
     """Move each label's threshold, and nothing else.
 
     Every threshold that tells two validation images apart is tried.
@@ -37,12 +54,15 @@ def label_thresholds(valid: Features, heads: Tensor, *, searched: Tensor | None 
         valid: features of the validation split.
         heads: float32 [L, D + 1], the base model's.
         searched: bool [L], the labels whose threshold is moved; all of them by default.
+        seed: of the images that are held out.
         tolerance: accuracy that each label may lose.
+        held_out: share of the validation images that only the pick sees; 0 for everything on all.
 
     Raises:
-        ValueError: if no label is searched, the heads do not fit the features, or the tolerance is negative.
+        ValueError: if no label is searched, the heads do not fit the features, or a setting is out of its range.
     """
     where, start = _start(valid, heads, searched, tolerance)
+    valid, judge = hold_out(valid, held_out, seed)
     positions, values = [], []
     for s, label in enumerate(where.tolist()):
         bias, tables = _thresholds(start[s], valid, label)
@@ -50,10 +70,18 @@ def label_thresholds(valid: Features, heads: Tensor, *, searched: Tensor | None 
         keep = non_dominated(f)
         positions.append(torch.cat([start[s, :-1].expand(int(keep.sum()), -1), bias[keep].unsqueeze(1)], dim=1))
         values.append(f[keep])
-    return picked_from(valid, heads, where, start, positions, values, len(valid.x) + 1, tolerance)
+    return picked_from(judge, heads, where, start, positions, values, len(valid.x) + 1, tolerance, bool(held_out))
 
 
-def group_thresholds(valid: Features, heads: Tensor, *, searched: Tensor | None = None, tolerance: float = 0.05) -> Search:
+def group_thresholds(
+    valid: Features,
+    heads: Tensor,
+    *,
+    searched: Tensor | None = None,
+    seed: int = 0,
+    tolerance: float = 0.05,
+    held_out: float = 0.0,
+) -> Search:
     """Move each label's threshold for each group apart: after Hardt, Price and Srebro (2016), with UEI in place of rates.
 
     Every combination of thresholds is taken into account: UEI² and the error are sums over the groups, so a front of the
@@ -61,6 +89,7 @@ def group_thresholds(valid: Features, heads: Tensor, *, searched: Tensor | None 
     Who predicts with these heads, [G, L, D + 1], needs to know everybody's group.
     """
     where, start = _start(valid, heads, searched, tolerance)
+    valid, judge = hold_out(valid, held_out, seed)
     positions, values = [], []
     for s, label in enumerate(where.tolist()):
         sums = torch.zeros(1, 2, dtype=torch.float64, device=start.device)  # UEI² and error of the groups so far
@@ -76,7 +105,7 @@ def group_thresholds(valid: Features, heads: Tensor, *, searched: Tensor | None 
         weights = start[s, :-1].expand(*biases.shape, -1)  # [K, G, D]
         positions.append(torch.cat([weights, biases.unsqueeze(-1)], dim=-1).flatten(1))
         values.append(torch.stack([sums[:, 0].clamp(min=0).sqrt(), sums[:, 1]], dim=1))
-    return picked_from(valid, heads, where, start, positions, values, len(valid.x) + valid.groups, tolerance)
+    return picked_from(judge, heads, where, start, positions, values, len(valid.x) + valid.groups, tolerance, bool(held_out))
 
 
 def soft_uei(
@@ -84,7 +113,9 @@ def soft_uei(
     heads: Tensor,
     *,
     searched: Tensor | None = None,
+    seed: int = 0,
     tolerance: float = 0.05,
+    held_out: float = 0.0,
     shares: Sequence[float] = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 1.0),
     temperatures: Sequence[float] = (1.0, 0.3, 0.1),
     steps: int = 300,
@@ -97,7 +128,7 @@ def soft_uei(
     are those of `label_thresholds`.
 
     Args:
-        valid, heads, searched, tolerance: see `label_thresholds`.
+        valid, heads, searched, seed, tolerance, held_out: see `label_thresholds`.
         shares: of the smooth UEI in the loss, each in [0, 1].
         temperatures: each above 0; the lower, the closer to counts, and the flatter elsewhere.
         steps: of Adam.
@@ -113,6 +144,7 @@ def soft_uei(
     if steps < 1 or not learning_rate > 0:
         raise ValueError(f"steps={steps} must be at least 1, learning_rate={learning_rate} above 0")
     where, start = _start(valid, heads, searched, tolerance)
+    valid, judge = hold_out(valid, held_out, seed)
     w, tau = torch.tensor([(w, t) for w in shares for t in temperatures], device=start.device).unbind(1)  # [P] each
     unit = noise_unit(valid.x, start).unsqueeze(1)  # [S, 1, 1]
     moved = torch.zeros(len(start), len(w), start.shape[1], device=start.device, requires_grad=True)
@@ -131,7 +163,7 @@ def soft_uei(
     f = uei_and_error(Scorer(valid, where)(candidates))
     keep = non_dominated(f)
     positions, values = ([part[s, keep[s]] for s in range(len(start))] for part in (candidates, f))
-    return picked_from(valid, heads, where, start, positions, values, len(w) * steps, tolerance)
+    return picked_from(judge, heads, where, start, positions, values, len(w) * steps, tolerance, bool(held_out))
 
 
 def smooth_uei(chance: Tensor, truth: Tensor, member: Tensor) -> Tensor:
@@ -157,6 +189,7 @@ def random_search(
     searched: Tensor | None = None,
     seed: int = 0,
     tolerance: float = 0.05,
+    held_out: float = 0.0,
     spread: float = 0.1,
 ) -> Search:
     """Scatter heads around the base model's and keep the non-dominated: what a swarm has to beat.
@@ -165,7 +198,7 @@ def random_search(
     it. The other arguments are those of `label_thresholds`.
 
     Args:
-        valid, heads, searched, tolerance: see `label_thresholds`.
+        valid, heads, searched, tolerance, held_out: see `label_thresholds`.
         evaluations: heads tried a label.
         seed: of the draws.
         spread: middle of the distances, in units of `noise_unit`.
@@ -176,6 +209,7 @@ def random_search(
     if evaluations < 1:
         raise ValueError(f"evaluations={evaluations} must be at least 1")
     where, start = _start(valid, heads, searched, tolerance)
+    valid, judge = hold_out(valid, held_out, seed)
     generator, score = seeded(seed, "random search", device=start.device), Scorer(valid, where)
     unit = noise_unit(valid.x, start).unsqueeze(1) * spread
     positions, values = list(start.unsqueeze(1)), list(uei_and_error(score(start.unsqueeze(1))))
@@ -187,7 +221,7 @@ def random_search(
             both = torch.cat([values[s], f])
             keep = non_dominated(both)
             positions[s], values[s] = torch.cat([positions[s], x[s]])[keep], both[keep]
-    return picked_from(valid, heads, where, start, positions, values, evaluations, tolerance)
+    return picked_from(judge, heads, where, start, positions, values, evaluations, tolerance, bool(held_out))
 
 
 def _start(valid: Features, heads: Tensor, searched: Tensor | None, tolerance: float) -> tuple[Tensor, Tensor]:
@@ -218,7 +252,7 @@ def _parts(tables: Tensor, images: int) -> Tensor:
 
 
 def picked_from(
-    valid: Features,
+    judge: Features,
     heads: Tensor,
     where: Tensor,
     start: Tensor,
@@ -226,11 +260,12 @@ def picked_from(
     values: list[Tensor],
     evaluations: int,
     tolerance: float,
+    held_out: bool,
 ) -> Search:
     """Fronts and picks from what was found for each of S labels.
 
     Args:
-        valid: features of the validation split.
+        judge: features of the images that the pick is made on.
         heads: float32 [L, D + 1], the base model's.
         where: indices of the S labels.
         start: float32 [S, D + 1], their heads.
@@ -238,15 +273,17 @@ def picked_from(
         values: of each label, float64 [K, 2], their `uei_and_error`.
         evaluations: models that were scored for a label.
         tolerance: accuracy that each label may lose.
+        held_out: whether `judge` holds other images than those that `values` were measured on.
     """
     mask = pad_sequence([torch.ones(len(f), dtype=torch.bool, device=f.device) for f in values], batch_first=True)
     objectives = pad_sequence(values, batch_first=True, padding_value=torch.inf)
     reference = torch.ones(len(start), 2, dtype=torch.float64, device=start.device)
     area = hypervolume(objectives, reference).unsqueeze(0)
     fronts = Fronts(pad_sequence(positions, batch_first=True), objectives, mask, area, reference, evaluations)
-    base = uei_and_error(Scorer(valid, where)(start.unsqueeze(1)))[:, 0]
+    base = uei_and_error(Scorer(judge, where)(start.unsqueeze(1)))[:, 0]
+    judged = uei_and_error(score_heads(judge, fronts.positions, where)) if held_out else None
     start = start.repeat(1, positions[0].shape[1] // start.shape[1])  # for each group, where groups have their own
-    return pick_each(fronts, start, base, heads, where, tolerance)
+    return pick_each(fronts, start, base, heads, where, tolerance, judged)
 
 
 BASELINES: dict[str, Callable[..., Search]] = {

@@ -21,7 +21,16 @@ from fairnb.files import seeded
 from fairnb.metrics import chance_index
 from fairnb.mopso import Swarm, mopso
 from fairnb.scoring import Scorer
-from fairnb.strategies import Search, check_settings, check_width, pick_each, scatter, searched_labels, uei_and_error
+from fairnb.strategies import (
+    Search,
+    check_settings,
+    check_width,
+    hold_out,
+    pick_each,
+    scatter,
+    searched_labels,
+    uei_and_error,
+)
 
 REACHES = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0)  # how far logits may move, from which cross-validation chooses
 FOLDS = 5
@@ -35,6 +44,7 @@ def calibrated_multi_task(
     searched: Tensor | None = None,
     seed: int = 0,
     tolerance: float = 0.05,
+    held_out: float = 0.0,
     indifference: float = 0.5,
     spread: float = 0.5,
     saved: Path | None = None,
@@ -48,6 +58,7 @@ def calibrated_multi_task(
         searched: bool [L], the labels to search; all of them by default.
         seed: of the search.
         tolerance: accuracy that each label may lose against the base model.
+        held_out: share of the validation images that only the pick sees; 0 for everything on all.
         indifference: candidates whose UEI on validation is below this share of what chance shows there
             (`fairnb.metrics.chance_index`) count as equal, and the most accurate of them is picked.
         spread: how far the first particles lie from the recalibrated head, in standard deviations of its logits.
@@ -61,6 +72,7 @@ def calibrated_multi_task(
         raise ValueError(f"indifference={indifference} must not be negative")
     check_width(valid, heads)
     where = searched_labels(searched, heads)
+    valid, judge = hold_out(valid, held_out, seed)
     start = heads[where].to(valid.x.device)
     better = recalibrate(valid.x, valid.labels[:, where], start, seed=seed)
     directions = group_directions(valid, seed)  # [G − 1, D + 1]
@@ -87,11 +99,14 @@ def calibrated_multi_task(
         named="calibrated multi-task",
         progress="calibrated multi-task",
     )
-    first = fronts.objectives[..., 0].argmin(1, keepdim=True).unsqueeze(-1)  # of lowest UEI
-    chance = chance_index(score(to_heads(fronts.positions.gather(1, first.expand(-1, -1, valid.groups)))))[:, 0]
     fronts = replace(fronts, positions=to_heads(fronts.positions))
+    score = Scorer(judge, where)
+    tables = score(fronts.positions)
+    lowest = fronts.objectives[..., 0].argmin(1)  # of each label, the candidate of lowest UEI
+    chance = chance_index(tables[torch.arange(len(start)), lowest])
     base = uei_and_error(score(start.unsqueeze(1)))[:, 0]
-    return pick_each(fronts, start, base, heads, where, tolerance, indifferent=indifference * chance)
+    judged = uei_and_error(tables) if held_out else None
+    return pick_each(fronts, start, base, heads, where, tolerance, judged, indifference * chance)
 
 
 def recalibrate(x: Tensor, labels: Tensor, heads: Tensor, *, seed: int = 0) -> Tensor:

@@ -41,7 +41,7 @@ from fairnb.metrics import (
     underestimation_index,
 )
 from fairnb.repository import hypervolume
-from fairnb.scoring import Scorer
+from fairnb.scoring import score_heads
 from fairnb.strategies import Search, answers, evaluate, uei_and_error
 
 LEVEL = 0.95  # of the intervals
@@ -230,12 +230,8 @@ def area(features: Features, front: Tensor, corner: Tensor) -> float:
     Returns:
         In [0, 1); NaN where every rectangle is empty.
     """
-    if front.shape[-1] == features.x.shape[1] + 1:
-        tables = Scorer(features)(front)
-    else:  # each group's own heads count its own images
-        each = front.unflatten(-1, (features.groups, -1)).unbind(2)
-        tables = torch.stack([Scorer(features.rows(features.group == g))(x) for g, x in enumerate(each)]).sum(0)
-    return float((hypervolume(uei_and_error(tables), corner) / corner.prod(-1)).nanmean())
+    reached = uei_and_error(score_heads(features, front))
+    return float((hypervolume(reached, corner) / corner.prod(-1)).nanmean())
 
 
 def _front(search: Search, labels: int) -> Tensor:

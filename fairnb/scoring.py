@@ -100,6 +100,20 @@ class Scorer:
         return counts
 
 
+def score_heads(features: Features, heads: Tensor, searched: Tensor | None = None) -> Tensor:
+    """Tables int64 [L, P, G, 2, 2] of heads [L, P, D + 1]; or [L, P, G·(D + 1)], one for each group in a row.
+
+    Args:
+        features: of the split.
+        heads: each label's weights and bias; where groups have their own, each group's answers are by these.
+        searched: indices of the L labels that are scored, int64; all by default.
+    """
+    if heads.shape[-1] == features.x.shape[1] + 1:
+        return Scorer(features, searched)(heads)
+    each = heads.unflatten(-1, (features.groups, -1)).unbind(2)
+    return torch.stack([Scorer(features.rows(features.group == g), searched)(x) for g, x in enumerate(each)]).sum(0)
+
+
 def _predict(x: Tensor, heads: Tensor) -> Tensor:
     """Ones and zeros [L, P, B]: a logit is above 0 where the product is above −bias."""
     flat = heads.flatten(0, 1)

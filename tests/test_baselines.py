@@ -6,9 +6,12 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from fairnb.baselines import BASELINES, group_thresholds, label_thresholds, random_search, smooth_uei, soft_uei
+from fairnb.calibrated import calibrated_multi_task
 from fairnb.features import Features
 from fairnb.metrics import accuracy, contingency_table, underestimation_index
-from fairnb.strategies import answers, evaluate, pick
+from fairnb.mopso import Swarm
+from fairnb.scoring import score_heads
+from fairnb.strategies import answers, evaluate, hold_out, pick, uei_and_error
 
 
 def make(images=60, columns=3, labels=2, seed=0):
@@ -38,6 +41,34 @@ def test_the_label_threshold_is_the_best_of_all():
         seen = measures(answers(features, search.heads)[label], features, label)
         assert seen[0] == pytest.approx(best.item())
         assert seen[1] >= before[1] - 0.05 - 1e-9
+
+
+HELD_OUT = {
+    **BASELINES,
+    "random search": lambda valid, heads, **how: random_search(valid, heads, evaluations=50, **how),
+    "soft UEI": lambda valid, heads, **how: soft_uei(valid, heads, steps=20, **how),
+    "calibrated multi-task": lambda valid, heads, **how: calibrated_multi_task(
+        valid, heads, Swarm(particles=10, iterations=5), **how
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HELD_OUT)
+def test_a_held_out_pick_searches_on_the_rest_and_picks_on_the_kept(name):
+    features, heads = make(images=300)
+    search = HELD_OUT[name](features, heads, held_out=0.4, seed=5)
+    rest, kept = hold_out(features, 0.4, 5)
+    for label in range(2):
+        front, mask = search.fronts.positions[label : label + 1], search.fronts.mask[label]
+        where = torch.tensor([label])
+        for part, values in [
+            (rest, search.fronts.objectives[label][mask]),
+            (kept, torch.stack([search.uei[label], 1 - search.accuracy[label]], dim=1)[1:]),
+        ]:
+            seen = uei_and_error(score_heads(part, front, where))[0][mask]
+            assert torch.allclose(seen.sort(0).values, values.sort(0).values)
+    whole = HELD_OUT[name](features, heads, seed=5)
+    assert not torch.equal(whole.heads, search.heads)
 
 
 def test_thresholds_for_each_group_are_the_best_of_all_pairs():
