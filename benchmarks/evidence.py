@@ -36,7 +36,7 @@ from peers import WIDTHS, both_gradients, evolve, fair_thresholds
 
 from fairnb.ablations import Setting, ablate
 from fairnb.chapters import chapters, read_parameters, whole_parameters
-from fairnb.compare import shown
+from fairnb.compare import beside, shown
 from fairnb.evidence import Outcome, outcome, weigh
 from fairnb.experiment import Experiment, git_revision, open_experiment, project_root
 from fairnb.files import save_json, save_table
@@ -128,6 +128,7 @@ def main() -> int:
     }
     save_json(folder / "provenance.json", provenance)
     print(shown(found.methods).to_string(index=False))
+    print(beside(found.methods).to_string(index=False))
     methods = found.methods.set_index("method")
     ours, groups = methods.loc["calibrated multi-task"], methods.loc["group thresholds"]
     claims = [

@@ -20,7 +20,7 @@ import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from fairnb.files import load_json
+from fairnb.files import load_json, save_table
 from fairnb.messages import check_run_name, unknown
 
 Parameters = dict[str, Any]
@@ -246,7 +246,7 @@ def build_book(root: Path, executed: Path, say: Callable[[str], None] = print) -
         nbformat.write(page, target / f"{name}.ipynb")
     (target / "banner.md").write_text(banner or "% This run's images are photographs.\n")  # the introduction includes it
     shutil.copyfile(executed.parent / "comparison.png", target / "comparison.png")  # and shows this
-    (target / "summary.md").write_text(_summary(root, executed.parent))
+    save_table(target / "summary.csv", _summary(root, executed.parent))
     say("rendering the book …")
     program = Path(sys.executable).with_name("jupyter-book")
     command = [str(program), "build", "book", "--path-output", "book", "--all", "-W", "-n", "--keep-going", "--quiet"]
@@ -255,18 +255,16 @@ def build_book(root: Path, executed: Path, say: Callable[[str], None] = print) -
     return root / "book" / "_build" / "html" / "index.html"
 
 
-def _summary(root: Path, run: Path) -> str:
+def _summary(root: Path, run: Path) -> pd.DataFrame:
     """The introduction's table: what each of the main methods reaches, in this run and on the photographs."""
     from fairnb.compare import shown
 
     sources = {"this run": run, "photographs": root / "results" / "photographs"}
-    lines = ["| data | method | mean UEI | mean accuracy | labels worsened | needs the group |", "|---|---|---|---|---|---|"]
-    for data, folder in sources.items():
-        table = shown(pd.read_csv(folder / "methods.csv")).set_index("method")
-        for method in SUMMARISED:
-            row = table.loc[method]
-            lines.append(f"| {data} | {method} | {row.UEI} | {row.accuracy} | {row.worsened} | {row['needs the group']} |")
-    return "\n".join(lines) + "\n"
+    every = [shown(pd.read_csv(folder / "methods.csv")).assign(data=data) for data, folder in sources.items()]
+    table = pd.concat([one.set_index("method").loc[list(SUMMARISED)].reset_index() for one in every])
+    columns = {"data": "data", "method": "method", "UEI": "mean UEI", "accuracy": "mean accuracy"}
+    columns |= {"worsened": "labels worsened", "needs the group": "needs the group"}
+    return table[list(columns)].rename(columns=columns)
 
 
 def _put_below_title(page: nbformat.NotebookNode, text: str) -> None:

@@ -95,12 +95,13 @@ def _train(params: Path | None, p: list[str] | None, run: str | None) -> None:
 
 
 def _compare(runs: list[Path], csv: Path | None) -> None:
-    from fairnb.compare import compare, shown
+    from fairnb.compare import beside, compare, shown
 
     if csv is not None and not csv.is_dir():
         raise FileNotFoundError(f"no folder {csv} to write the tables into: make it first")
     evidence = compare(runs)
-    typer.echo(shown(evidence.methods).to_string(index=False))
+    typer.echo(shown(evidence.methods).to_string(index=False) + "\n")
+    typer.echo(beside(evidence.methods).to_string(index=False))
     worse = evidence.changes[evidence.changes.worsened] if len(evidence.changes) else evidence.changes
     for row in worse.itertuples():
         typer.echo(f"{row.method} worsens {row.label}: UEI +{row.change:.3f} ({row.low:.3f} to {row.high:.3f})")

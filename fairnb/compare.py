@@ -93,11 +93,20 @@ def shown(methods: pd.DataFrame) -> pd.DataFrame:
     table["UEI"], table["accuracy"] = with_range(methods, "uei"), with_range(methods, "accuracy")
     table["worsened"] = methods.worsened.map(str) + " of " + methods.labels.map(str)
     table["needs the group"] = methods.needs_group.map({True: "yes", False: "no"})
-    table["UEI on validation"] = methods.uei_valid.map("{:.3f}".format)
-    table["gap of true positive rates"] = methods.tpr_gap.map("{:.3f}".format)
-    table["gap of false positive rates"] = methods.fpr_gap.map("{:.3f}".format)
-    table["average precision"] = methods.average_precision.map("{:.3f}".format)
+    return table
+
+
+def beside(methods: pd.DataFrame) -> pd.DataFrame:
+    """What the same methods show beside UEI and accuracy, and what they cost."""
+    table = methods[["method"]].copy()
+    columns = {
+        "uei_valid": "UEI on validation", "tpr_gap": "gap of TPR", "fpr_gap": "gap of FPR",
+        "average_precision": "average precision",
+    }  # fmt: skip
+    for column, title in columns.items():
+        table[title] = methods[column].map("{:.3f}".format)
     table["evaluations"] = methods.evaluations.map("{:,}".format)
+    table["seconds"] = methods.seconds.map("{:,.1f}".format)
     return table
 
 

@@ -137,14 +137,14 @@ def in_brief(table: pd.DataFrame) -> pd.DataFrame:
     columns = {"uei_valid": "UEI on validation", "area_valid": "area on validation", "area_test": "area on test"}
     for column, title in columns.items():
         brief[title] = table[column].map("{:.3f}".format)
-    brief["worsened"], brief["seconds"] = table.worsened.map("{:.1f}".format), table.seconds.map("{:.1f}".format)
+    brief["worsened"] = table.worsened.map("{:.1f}".format)
     return brief
 
 
 def with_range(table: pd.DataFrame, column: str) -> pd.Series:
-    """A column with its `_low` and `_high`, as text: 0.123 (0.120 to 0.126)."""
+    """A column with its `_low` and `_high`, as text: 0.123 (0.120–0.126)."""
     middle, low, high = (table[f"{column}{end}"].map("{:.3f}".format) for end in ENDS)
-    return middle + " (" + low + " to " + high + ")"
+    return middle + " (" + low + "–" + high + ")"
 
 
 def shown(table: pd.DataFrame, digits: int = 3) -> Styler:

@@ -3,6 +3,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -178,7 +179,7 @@ def test_a_page_says_at_its_top_that_its_faces_are_drawn(tmp_path, monkeypatch, 
             nbformat.write(page, folder / f"{name}.ipynb")
     (run / "run.json").write_text(json.dumps({"parameters": {"data": data}}))
     (run / "comparison.png").touch()
-    monkeypatch.setattr("fairnb.chapters._summary", lambda *_: "")
+    monkeypatch.setattr("fairnb.chapters._summary", lambda *_: pd.DataFrame())
     monkeypatch.setattr("fairnb.chapters.subprocess.run", lambda *_, **__: SimpleNamespace(returncode=0))
     build_book(tmp_path, run / "chapters", lambda _: None)
     shown = nbformat.read(tmp_path / "book" / "chapters" / "01_a.ipynb", as_version=4).cells[0].source
