@@ -106,7 +106,7 @@ def beside(methods: pd.DataFrame) -> pd.DataFrame:
     for column, title in columns.items():
         table[title] = methods[column].map("{:.3f}".format)
     table["evaluations"] = methods.evaluations.map("{:,}".format)
-    table["seconds"] = methods.seconds.map("{:,.1f}".format)
+    table["seconds"] = methods.seconds.map("{:,.1f}".format, na_action="ignore").fillna("–")
     return table
 
 

@@ -294,7 +294,7 @@ def ablation(table: pd.DataFrame) -> Figure:
     """
     settings = list(table.setting.unique())
     datasets = list(table.data.unique())
-    height = 0.9 + 0.26 * len(settings) * len(datasets)
+    height = 1.3 + 0.26 * len(settings) * len(datasets)
     figure, axes = plt.subplots(1, 2, figsize=(8, height), sharey=True, layout="constrained")
     shown = zip(datasets, (PALETTE[0], PALETTE[1], PALETTE[2]), "osD", strict=False)
     for k, (data, colour, marker) in enumerate(shown):
@@ -312,7 +312,7 @@ def ablation(table: pd.DataFrame) -> Figure:
         axis.grid(visible=False, axis="y")
     axes[0].set_xlim(left=0)
     axes[0].set_yticks(np.arange(len(settings)), settings)
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(settings) - 0.4, -0.6)
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=len(datasets), fontsize="small")
     return figure
