@@ -46,19 +46,21 @@ def assert_same_files(one: Path, other: Path) -> None:
 @pytest.mark.parametrize("form", ["cached", "files"])
 def test_killed_at_any_moment_a_training_ends_with_the_same_weights(celeba, tmp_path, form):
     assert start("train", celeba, tmp_path / "whole", form).wait() == 0
-    draw, kills, states = random.Random(0 if form == "files" else 1), 0, set()
+    draw, kills, states, longest = random.Random(0 if form == "files" else 1), 0, set(), 1.8
     folder = tmp_path / "killed"
     while kills < 5:
         process = start("train", celeba, folder, form, stdout=subprocess.PIPE)
         assert process.stdout
         assert process.stdout.readline() == "ready\n"
-        time.sleep(draw.uniform(0.3, 1.8))
+        time.sleep(draw.uniform(0.3, longest))
         if process.poll() is not None:
             break
         process.kill()
         process.wait()
         kills += 1
         states.add((folder / "checkpoint.safetensors").exists())
+        if True not in states:
+            longest *= 2  # a busy machine
     assert kills >= 3
     assert True in states  # it had something to go on from
     assert start("train", celeba, folder, form).wait() == 0
