@@ -4,43 +4,25 @@ from __future__ import annotations
 
 import ast
 import re
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import nbformat
-import pandas as pd
 import papermill
 import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from fairnb.files import load_json, save_table
+from fairnb.files import content_key
 from fairnb.messages import check_run_name, unknown
 
 Parameters = dict[str, Any]
-
-DRAWN_PAGE = "00_the_drawn_faces"  # shows drawn faces whatever the run's data
-# What a page says at its top, by the dataset that its run used.
-BANNERS = {
-    "drawn": """\
-```{admonition} Drawn faces
-:class: warning
-Nobody on this page exists. The faces are drawn, and their labels follow the statistics of CelebA's
-annotations. The numbers show how the method behaves; none of them is a finding about people. See
-{doc}`/chapters/00_the_drawn_faces`.
-```
-"""
-}
-
-
-# The rows of the introduction's table.
-SUMMARISED = ("base", "dynamic weighting", "multi-task", "label thresholds", "group thresholds", "calibrated multi-task")
+PACKAGES = ("torch", "torchvision", "lightning", "numpy", "pandas", "scikit-learn", "matplotlib", "seaborn", "altair")
 
 
 class Typed(str):
@@ -155,6 +137,8 @@ def whole_parameters(notebooks: dict[str, Path], values: Parameters) -> tuple[Pa
 def run_chapters(root: Path, wanted: list[str], values: Parameters, say: Callable[[str], None] = print) -> Path:
     """Execute chapters in order; returns the folder of the executed notebooks, `runs/<run>/chapters`.
 
+    A chapter whose notebook, package, data and parameters are those of its executed copy is not executed again.
+
     Args:
         root: the checkout.
         wanted: chapters by name or number; all of them where empty.
@@ -170,10 +154,16 @@ def run_chapters(root: Path, wanted: list[str], values: Parameters, say: Callabl
     merged, known = whole_parameters(notebooks, values)
     folder = root / "runs" / merged["run"] / "chapters"
     folder.mkdir(parents=True, exist_ok=True)
+    surroundings = _surroundings(root, merged)
     for name in names:
+        out, failed = folder / f"{name}.ipynb", folder / f"{name}.failed.ipynb"  # a failure leaves an older success alone
+        given = {parameter: merged[parameter] for parameter in known[name]}
+        key = content_key([notebooks[name].read_text(), given, surroundings])
+        if out.exists() and nbformat.read(out, as_version=4).metadata.get("made_of") == key:
+            say(f"{name} is up to date")
+            continue
         say(f"{name} …")
         start = time.perf_counter()
-        out, failed = folder / f"{name}.ipynb", folder / f"{name}.failed.ipynb"  # a failure leaves an older success alone
         try:
             papermill.execute_notebook(
                 notebooks[name],
@@ -189,9 +179,22 @@ def run_chapters(root: Path, wanted: list[str], values: Parameters, say: Callabl
             raise ChapterError(f"{name}, cell {error.cell_index}: {reason}\nThe notebook is kept in {failed}") from None
         except DeadKernelError:
             raise ChapterError(f"{name}: its process was ended from outside, perhaps for want of memory") from None
+        page = nbformat.read(failed, as_version=4)
+        page.metadata["made_of"] = key
+        nbformat.write(page, failed)
         failed.replace(out)
         say(f"{name} done in {time.perf_counter() - start:.0f} s")
     return folder
+
+
+def _surroundings(root: Path, values: Parameters) -> list[Any]:
+    """What a chapter's outcome depends on beside its notebook and parameters: code, saved results, versions, the data."""
+    code = [path for path in sorted((root / "fairnb").rglob("*")) if path.suffix in (".py", ".csv")]
+    texts = {str(path): path.read_text() for path in [*code, *sorted((root / "results").rglob("*.*"))]}
+    folder = root / Path(values.get("data_root") or ".").expanduser()
+    files = sorted(folder.iterdir()) if values.get("data_root") and folder.is_dir() else []
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return [texts, {name: version(name) for name in PACKAGES}, stats]
 
 
 def check_settings_together(values: Parameters) -> None:
@@ -228,49 +231,6 @@ def check_settings_together(values: Parameters) -> None:
     if "people" in values:  # the page of the drawn faces
         draw_people(0, values["people"], values["drawn_seed"], read_statistics())
         draw_pairs(values["drawn_seed"], values["height"], values["width"])
-
-
-def build_book(root: Path, executed: Path, say: Callable[[str], None] = print) -> Path:
-    """Render the book from executed chapters, warnings as errors; returns the front page.
-
-    Raises:
-        ChapterError: if Jupyter Book finds something amiss, which it prints.
-    """
-    target = root / "book" / "chapters"
-    shutil.rmtree(target, ignore_errors=True)  # nothing of an earlier run may stay behind
-    target.mkdir(parents=True)
-    banner = BANNERS.get(load_json(executed.parent / "run.json")["parameters"]["data"], "")
-    for name in chapters(root):
-        page = nbformat.read(executed / f"{name}.ipynb", as_version=4)
-        _put_below_title(page, BANNERS["drawn"] if name == DRAWN_PAGE else banner)
-        nbformat.write(page, target / f"{name}.ipynb")
-    (target / "banner.md").write_text(banner or "% This run's images are photographs.\n")  # the introduction includes it
-    shutil.copyfile(executed.parent / "comparison.png", target / "comparison.png")  # and shows this
-    save_table(target / "summary.csv", _summary(root, executed.parent))
-    say("rendering the book …")
-    program = Path(sys.executable).with_name("jupyter-book")
-    command = [str(program), "build", "book", "--path-output", "book", "--all", "-W", "-n", "--keep-going", "--quiet"]
-    if subprocess.run(command, cwd=root).returncode:
-        raise ChapterError("the book was not rendered: see the warnings above")
-    return root / "book" / "_build" / "html" / "index.html"
-
-
-def _summary(root: Path, run: Path) -> pd.DataFrame:
-    """The introduction's table: what each of the main methods reaches, in this run and on the photographs."""
-    from fairnb.compare import shown
-
-    sources = {"this run": run, "photographs": root / "results" / "photographs"}
-    every = [shown(pd.read_csv(folder / "methods.csv")).assign(data=data) for data, folder in sources.items()]
-    table = pd.concat([one.set_index("method").loc[list(SUMMARISED)].reset_index() for one in every])
-    columns = {"data": "data", "method": "method", "UEI": "mean UEI", "accuracy": "mean accuracy"}
-    columns |= {"worsened": "labels worsened", "needs the group": "needs the group"}
-    return table[list(columns)].rename(columns=columns)
-
-
-def _put_below_title(page: nbformat.NotebookNode, text: str) -> None:
-    """Put a passage between a page's title, the first line of its first cell, and what follows."""
-    title, _, rest = page.cells[0].source.partition("\n")
-    page.cells[0].source = f"{title}\n\n{text}\n{rest}" if text else page.cells[0].source
 
 
 def _parse(text: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from fairnb.chapters import ChapterError, Parameters, build_book, chapters, read_parameters, run_chapters, whole_parameters
+from fairnb.chapters import ChapterError, Parameters, chapters, read_parameters, run_chapters, whole_parameters
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
@@ -32,7 +32,7 @@ def run(
 @app.command()
 def book(params: Params = None, p: Assign = None, run: Name = None) -> None:
     """Execute every chapter, then render the book; it opens at book/_build/html/index.html."""
-    with_errors(lambda: typer.echo(f"the book is at {build_book(_root(), _run([], params, p, run), typer.echo)}"))
+    with_errors(lambda: _book(params, p, run))
 
 
 @app.command()
@@ -73,6 +73,12 @@ def with_errors(action: Callable[[], object]) -> None:
 
 def _run(chapter: list[str], params: Path | None, p: list[str] | None, run: str | None) -> Path:
     return run_chapters(_root(), chapter, _values(params, p, run), typer.echo)
+
+
+def _book(params: Path | None, p: list[str] | None, run: str | None) -> None:
+    from fairnb.pages import build_book
+
+    typer.echo(f"the book is at {build_book(_root(), _run([], params, p, run), typer.echo)}")
 
 
 def _train(params: Path | None, p: list[str] | None, run: str | None) -> None:

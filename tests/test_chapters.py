@@ -8,9 +8,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from fairnb.chapters import build_book, chapters, check_parameters, choose, defaults, read_parameters, run_chapters
+from fairnb.chapters import chapters, check_parameters, choose, defaults, read_parameters, run_chapters
 from fairnb.cli import app
 from fairnb.data import DRAWN
+from fairnb.pages import build_book
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = chapters(ROOT)
@@ -155,6 +156,37 @@ def test_a_failing_chapter_stops_the_run_and_is_kept(tmp_path, monkeypatch):
     assert (done / "01_a.ipynb").read_bytes() == before
 
 
+def test_a_chapter_runs_again_only_where_something_changed(tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "fairnb").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    code, notebook = tmp_path / "fairnb" / "a.py", tmp_path / "notebooks" / "01_a.ipynb"
+    code.write_text("x = 1")
+    parameters = nbformat.v4.new_code_cell("run = 'r'  # name\nn = 1  # a number", metadata={"tags": ["parameters"]})
+    page = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell("import time; time.time()")])
+    page.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(page, notebook)
+    monkeypatch.chdir(tmp_path)
+    done = tmp_path / "runs" / "r" / "chapters" / "01_a.ipynb"
+
+    def outcome(*words):
+        result = CliRunner().invoke(app, ["run", *words])
+        assert result.exit_code == 0, result.output
+        return done.read_bytes(), "up to date" in result.output
+
+    first = outcome()
+    assert not first[1]
+    assert outcome() == (first[0], True)
+    assert outcome("-p", "n=1") == (first[0], True)  # the default, said aloud
+    other = outcome("-p", "n=2")
+    assert other[0] != first[0]
+    code.write_text("x = 2")
+    assert not outcome("-p", "n=2")[1]
+    page.cells[1].source += "  # changed"
+    nbformat.write(page, notebook)
+    assert not outcome("-p", "n=2")[1]
+
+
 def test_no_chapters_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="no chapters in"):
         run_chapters(tmp_path, [], {})
@@ -177,10 +209,13 @@ def test_a_page_says_at_its_top_that_its_faces_are_drawn(tmp_path, monkeypatch, 
     for folder in (tmp_path / "notebooks", run / "chapters"):
         for name in ("00_the_drawn_faces", "01_a"):
             nbformat.write(page, folder / f"{name}.ipynb")
-    (run / "run.json").write_text(json.dumps({"parameters": {"data": data}}))
+    known = {"begun": "2026-11-23T11:35:09+00:00", "device": {"type": "cpu", "name": "x86_64"}, "git_revision": "abc"}
+    (run / "run.json").write_text(json.dumps(known | {"parameters": {"data": data, "seed": 3}}))
     (run / "comparison.png").touch()
-    monkeypatch.setattr("fairnb.chapters._summary", lambda *_: pd.DataFrame())
-    monkeypatch.setattr("fairnb.chapters.subprocess.run", lambda *_, **__: SimpleNamespace(returncode=0))
+    (tmp_path / "_config.yml").touch()
+    (tmp_path / "book" / "_build" / "html").mkdir(parents=True)
+    monkeypatch.setattr("fairnb.pages._summary", lambda *_: pd.DataFrame())
+    monkeypatch.setattr("fairnb.pages.subprocess.run", lambda *_, **__: SimpleNamespace(returncode=0))
     build_book(tmp_path, run / "chapters", lambda _: None)
     shown = nbformat.read(tmp_path / "book" / "chapters" / "01_a.ipynb", as_version=4).cells[0].source
     banner = (tmp_path / "book" / "chapters" / "banner.md").read_text()
@@ -189,9 +224,10 @@ def test_a_page_says_at_its_top_that_its_faces_are_drawn(tmp_path, monkeypatch, 
     if data == "drawn":
         title, _, rest = shown.partition("\n")
         assert title == "# Title"
-        assert rest.strip().startswith("```{admonition} Drawn faces\n:class: warning\nNobody on this page exists.")
+        assert rest.strip().startswith("```{div} about")
+        assert "```{admonition} Drawn faces\n:class: warning\nNobody on this page exists." in rest
         assert rest.endswith("Text.")
         assert banner in shown
     else:
-        assert shown == "# Title\n\nText."
+        assert "drawn" not in shown.lower()
         assert "drawn" not in banner.lower()

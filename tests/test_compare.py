@@ -135,7 +135,7 @@ def test_baselines_of_a_run_are_kept_and_their_settings_too(celeba, runs):
 
 
 def test_the_introductions_table_is_that_of_the_run_and_of_the_photographs(runs, tmp_path, monkeypatch):
-    from fairnb.chapters import _summary
+    from fairnb.pages import _summary
 
     evidence = compare([runs / "plain-0"], draws=400)
     photographs = tmp_path / "results" / "photographs"

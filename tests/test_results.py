@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from fairnb.ablations import ABLATIONS
-from fairnb.chapters import SUMMARISED
+from fairnb.pages import SUMMARISED
 from fairnb.tables import METHODS, ablation
 
 RESULTS = sorted(path.parent for path in (Path(__file__).parents[1] / "results").glob("*/methods.csv"))

@@ -1,0 +1,128 @@
+"""Pages: what becomes of executed chapters in the book."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import nbformat
+import pandas as pd
+
+from fairnb.chapters import ChapterError, chapters
+from fairnb.compare import shown
+from fairnb.files import content_key, load_json, save_table
+
+REPOSITORY = "fairnb/fairnb"  # at GitHub; its notebooks run at Binder and Colab
+DRAWN_PAGE = "00_the_drawn_faces"  # shows drawn faces whatever the run's data
+# What a page says at its top, by the dataset that its run used.
+BANNERS = {
+    "drawn": """\
+```{admonition} Drawn faces
+:class: warning
+Nobody on this page exists. The faces are drawn, and their labels follow the statistics of CelebA's
+annotations. The numbers show how the method behaves; none of them is a finding about people. See
+{doc}`/chapters/00_the_drawn_faces`.
+```
+"""
+}
+# The rows of the introduction's table.
+SUMMARISED = ("base", "dynamic weighting", "multi-task", "label thresholds", "group thresholds", "calibrated multi-task")
+
+
+def build_book(root: Path, executed: Path, say: Callable[[str], None] = print) -> Path:
+    """Render the book from executed chapters, warnings as errors; returns the front page.
+
+    Where nothing that a page is made of has changed since the last time, the pages that are there are the book.
+
+    Args:
+        root: the checkout.
+        executed: folder of the executed notebooks, `runs/<run>/chapters`.
+        say: takes a line of progress.
+
+    Raises:
+        ChapterError: if Jupyter Book finds something amiss, which it prints.
+    """
+    target, site = root / "book" / "chapters", root / "book" / "_build" / "html"
+    shutil.rmtree(target, ignore_errors=True)  # nothing of an earlier run may stay behind
+    target.mkdir(parents=True)
+    run = load_json(executed.parent / "run.json")
+    banner = BANNERS.get(run["parameters"]["data"], "")
+    for name in chapters(root):
+        page = nbformat.read(executed / f"{name}.ipynb", as_version=4)
+        describe_figures(page)
+        put_below_title(page, about(name, run) + "\n" + (BANNERS["drawn"] if name == DRAWN_PAGE else banner))
+        nbformat.write(page, target / f"{name}.ipynb")
+    (target / "banner.md").write_text(banner or "% This run's images are photographs.\n")  # the introduction includes it
+    shutil.copyfile(executed.parent / "comparison.png", target / "comparison.png")  # and shows this
+    save_table(target / "summary.csv", _summary(root, executed.parent))
+    made_of, key = _made_of(root), site / ".made_of"
+    if key.exists() and key.read_text() == made_of:
+        say("the pages are up to date")
+        return site / "index.html"
+    say("rendering the book …")
+    program = Path(sys.executable).with_name("jupyter-book")
+    command = [str(program), "build", "book", "--path-output", "book", "--all", "-W", "-n", "--keep-going", "--quiet"]
+    key.unlink(missing_ok=True)
+    if subprocess.run(command, cwd=root).returncode:
+        raise ChapterError("the book was not rendered: see the warnings above")
+    key.write_text(made_of)
+    return site / "index.html"
+
+
+def about(name: str, run: dict[str, Any]) -> str:
+    """The line below a page's title: of which run it is, and where its notebook can be run."""
+    begun, device = datetime.fromisoformat(run["begun"]), run["device"]
+    facts = [
+        f"Run of {begun:%d %B %Y}",
+        f"seed {run['parameters']['seed']}",
+        f"{device['type']} ({device['name']})",
+        f"revision {run['git_revision']}",
+    ]
+    notebook = f"{REPOSITORY}/blob/main/notebooks/{name}.ipynb"
+    binder = f"https://mybinder.org/v2/gh/{REPOSITORY}/main?labpath={quote(f'notebooks/{name}.ipynb', safe='')}"
+    links = {
+        "notebook": f"https://github.com/{notebook}",
+        "Binder": binder,
+        "Colab": f"https://colab.research.google.com/github/{notebook}",
+    }
+    words = " · ".join([*facts, *(f"[{word}]({link})" for word, link in links.items())])
+    return f"```{{div}} about\n{words}\n```\n"
+
+
+def describe_figures(page: nbformat.NotebookNode) -> None:
+    """Give each figure that has no description of its own its caption, for those who do not see it."""
+    for cell in page.cells:
+        shown = cell.metadata.get("mystnb", {})
+        if "caption" in shown.get("figure", {}):
+            words = re.sub(r"\{[\w:]+\}`([^`]*)`|[*`$]", r"\1", shown["figure"]["caption"])
+            shown.setdefault("image", {}).setdefault("alt", words)
+
+
+def put_below_title(page: nbformat.NotebookNode, text: str) -> None:
+    """Put a passage between a page's title, the first line of its first cell, and what follows."""
+    title, _, rest = page.cells[0].source.partition("\n")
+    page.cells[0].source = f"{title}\n\n{text}\n{rest}" if text.strip() else page.cells[0].source
+
+
+def _summary(root: Path, run: Path) -> pd.DataFrame:
+    """The introduction's table: what each of the main methods reaches, in this run and on the photographs."""
+    sources = {"this run": run, "photographs": root / "results" / "photographs"}
+    every = [shown(pd.read_csv(folder / "methods.csv")).assign(data=data) for data, folder in sources.items()]
+    table = pd.concat([one.set_index("method").loc[list(SUMMARISED)].reset_index() for one in every])
+    columns = {"data": "data", "method": "method", "UEI": "mean UEI", "accuracy": "mean accuracy"}
+    columns |= {"worsened": "labels worsened", "needs the group": "needs the group"}
+    return table[list(columns)].rename(columns=columns)
+
+
+def _made_of(root: Path) -> str:
+    """A key to everything that the pages are made of."""
+    sources = [path for path in sorted((root / "book").rglob("*")) if path.is_file() and "_build" not in path.parts]
+    texts = {str(path.relative_to(root)): path.read_bytes().hex() for path in [*sources, root / "_config.yml"]}
+    return content_key(texts)
