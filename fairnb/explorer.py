@@ -1,0 +1,186 @@
+"""The Pareto explorer: choose a label, move the tolerance, and see which model of the label's front is picked.
+
+    table = candidates(search, thresholds, features, base.heads, experiment.analysed, faces)
+    chart = explorer(table, tolerance=0.05)  # an Altair chart
+    Path("explorer.html").write_text(page(chart))  # one file that needs no network
+    HTML(frame(table, tolerance=0.05))  # in a notebook
+
+Altair describes the figure and Vega draws it in the reader's browser, without a kernel. What is picked there follows the
+rule of `fairnb.strategies.pick`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from html import escape
+from typing import Any
+
+import altair as alt
+import pandas as pd
+import torch
+from torch import Tensor
+
+from fairnb.data import Faces
+from fairnb.features import Features
+from fairnb.metrics import accuracy, underestimation_index, underestimation_score
+from fairnb.plots import GROUP_COLOURS, METHOD_COLOURS
+from fairnb.scoring import Scorer
+from fairnb.strategies import Search
+
+HIGHEST = 0.1  # of the tolerances that can be set
+WIDTH = 235  # pixels of a panel: with its axis it fits a phone
+STYLE = """<style>
+body { margin: 0; background: white; font: 15px sans-serif; }
+#vis.vega-embed { display: flex; flex-direction: column-reverse; align-items: stretch; padding: 0; }
+.vega-bindings label { display: inline-block; min-width: 8em; }
+.vega-bindings select, .vega-bindings input { font: inherit; margin: 0.3em 0.5em; }
+</style>"""
+STEP = 16  # pixels of a label's row
+KINDS = ("base model", "label threshold", "multi-task pick")
+
+
+def candidates(
+    search: Search, thresholds: Tensor, features: dict[str, Features], heads: Tensor, searched: Tensor, faces: Faces
+) -> pd.DataFrame:
+    """Every model that a label's pick can take, on validation, which the pick looks at, and on test.
+
+    Args:
+        search: of the multi-task fix, on the labels searched.
+        thresholds: float32 [L, D + 1], heads with one threshold a label, to compare with.
+        features: of 'valid' and 'test'.
+        heads: float32 [L, D + 1], the base model's.
+        searched: bool [L].
+        faces: for the names.
+
+    Returns:
+        Columns label, kind, uei_valid, accuracy_valid, uei, accuracy, and each group's US on test under its name. A label's
+        first row is the base model, its second the threshold, the others the front by rising UEI.
+    """
+    tables = []
+    for label, places, front in zip(
+        searched.nonzero().flatten(), search.fronts.along(), search.fronts.positions, strict=True
+    ):
+        models = torch.cat([heads[label].unsqueeze(0), thresholds[label].unsqueeze(0), front[places].to(heads)]).unsqueeze(0)
+        valid, test = (
+            Scorer(replace(part, labels=part.labels[:, label].unsqueeze(1)))(models)[0]
+            for part in (features["valid"], features["test"])
+        )
+        columns = {
+            "label": faces.label_names[label].replace("_", " "), "kind": [*KINDS[:2], *[KINDS[2]] * len(places)],
+            "uei_valid": underestimation_index(valid), "accuracy_valid": accuracy(valid),
+            "uei": underestimation_index(test), "accuracy": accuracy(test),
+            **dict(zip(faces.group_names, underestimation_score(test).unbind(1), strict=True)),
+        }  # fmt: skip
+        tables.append(pd.DataFrame({k: v.tolist() if isinstance(v, Tensor) else v for k, v in columns.items()}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def explorer(table: pd.DataFrame, *, tolerance: float) -> alt.VConcatChart:
+    """The chart, with a list of labels and a slider for the tolerance; a label can also be chosen by a click on its row.
+
+    Args:
+        table: as `candidates` makes it.
+        tolerance: where the slider stands at first.
+    """
+    groups: list[Any] = list(table.columns[6:])
+    labels = sorted(table.label.unique())
+    label = alt.selection_point(
+        name="chosen", fields=["label"], value=labels[0], toggle=False, clear=False, on="click",
+        bind=alt.binding_select(options=labels, name="Label "),
+    )  # fmt: skip
+    slider = alt.binding_range(min=0, max=max(HIGHEST, tolerance), step=0.005, name="Accuracy that may be lost ")
+    lost = alt.param(name="tolerance", value=tolerance, bind=slider)
+    start = table[table.kind == KINDS[0]].set_index("label").accuracy_valid
+    every = alt.Chart(table.assign(least=table.label.map(start)))
+    # As `pick` chooses: the lowest UEI on validation among what is allowed, of equal ones the most accurate.
+    order: list[Any] = [
+        alt.SortField("allowed", "descending"),
+        alt.SortField("uei_valid"),
+        alt.SortField("accuracy_valid", "descending"),
+    ]
+    marked = (
+        every.transform_calculate(
+            allowed=f"datum.kind != '{KINDS[1]}' && datum.accuracy_valid >= datum.least - tolerance - 1e-12"
+        )
+        .transform_window(place="row_number()", sort=order, groupby=["label"])
+        .transform_calculate(
+            shown=f"datum.place > 1 ? [datum.kind] : datum.kind == '{KINDS[2]}' ? [datum.kind] : [datum.kind, '{KINDS[2]}']"
+        )
+        .transform_flatten(["shown"])
+        .transform_filter(f"datum.shown != '{KINDS[2]}' || datum.place == 1")
+    )
+    of_label = marked.transform_filter(label)
+    colour = alt.Color("shown:N", title=None).scale(
+        domain=list(KINDS), range=[_hex(METHOD_COLOURS[name]) for name in ("base", "label thresholds", "multi-task")]
+    )
+    shape = alt.Shape("shown:N", title=None).scale(domain=list(KINDS), range=["circle", "square", "diamond"])
+    legend: Any = {"orient": "top", "columns": 1, "symbolSize": 80}
+    numbers = [alt.Tooltip(f"{name}:Q", format=".3f") for name in ("uei_valid", "accuracy_valid", "uei", "accuracy")]
+
+    place = {
+        "x": alt.X("accuracy_valid:Q", title="accuracy on validation").scale(zero=False),
+        "y": alt.Y("uei_valid:Q", title="UEI on validation"),
+    }
+    front = every.transform_filter(label).mark_point(filled=True, size=18, color="#999999").encode(**place)
+    limit = (
+        every.transform_filter(label)
+        .transform_aggregate(least="max(least)")
+        .transform_calculate(limit="datum.least - tolerance")
+        .mark_rule(strokeDash=[4, 3], color="#555555")
+        .encode(x="limit:Q")
+    )
+    points = of_label.mark_point(filled=True, size=110, opacity=1).encode(
+        **place, color=colour.legend(**legend), shape=shape.legend(**legend), tooltip=["shown:N", *numbers]
+    )
+    first = alt.layer(front, limit, points).properties(width=WIDTH, height=230, title="The front of the label")
+
+    method = alt.Y("shown:N", title=None, sort=list(KINDS))
+    us = of_label.transform_fold(groups, as_=["group", "US"])
+    bars = us.mark_bar().encode(
+        alt.X("US:Q", title="US on test (1 is ideal)"), method, yOffset=alt.YOffset("group:N", sort=groups),
+        color=alt.Color("group:N", title=None).scale(domain=groups, range=[_hex(c) for c in GROUP_COLOURS[: len(groups)]])
+        .legend(orient="top"),
+        tooltip=["shown:N", "group:N", alt.Tooltip("US:Q", format=".3f")],
+    )  # fmt: skip
+    ideal = alt.Chart(pd.DataFrame({"US": [1.0]})).mark_rule(color="red").encode(x="US:Q")
+    second = alt.layer(bars, ideal).properties(width=WIDTH, height=alt.Step(STEP), title="Underestimation score by group")
+
+    words = of_label.transform_calculate(
+        words="'UEI ' + format(datum.uei, '.3f') + ', accuracy ' + format(datum.accuracy, '.3f')"
+    )
+    third = words.mark_text(align="left", fontSize=12).encode(method, x=alt.value(0), text="words:N")
+    third = third.properties(width=WIDTH, height=alt.Step(20), title="On test")
+
+    rows = marked.mark_point(filled=True, size=60, opacity=1).encode(
+        alt.X("uei:Q", title="UEI on test (0 is ideal)"), alt.Y("label:N", title=None),
+        color=colour.legend(None), shape=shape.legend(None),
+        tooltip=["label:N", "shown:N", *numbers],
+    )  # fmt: skip
+    row = marked.transform_aggregate(groupby=["label"]).mark_bar(opacity=0.15, color="#3366cc").encode(
+        alt.Y("label:N"), x=alt.value(0), x2=alt.value(WIDTH),
+        opacity=alt.condition(label, alt.value(0.18), alt.value(0.0)),
+    ).add_params(label)  # fmt: skip
+    fourth = alt.layer(row, rows).properties(width=WIDTH, height=alt.Step(STEP), title="Every label; a click chooses one")
+    chart = (
+        alt.vconcat(first, third, second, fourth).resolve_scale(color="independent", shape="independent").add_params(lost)
+    )
+    return chart.configure_view(stroke="#cccccc").configure_axis(labelFontSize=11, titleFontSize=11).configure(padding=4)
+
+
+def page(chart: alt.VConcatChart) -> str:
+    """The chart as one HTML page that holds all it needs, some 900 kB of Vega included; the controls stand above it."""
+    text = str(chart.to_html(inline=True, embed_options={"actions": False, "renderer": "svg"}))
+    return text.replace(
+        "<head>", f'<head>\n<meta name="viewport" content="width=device-width">\n<title>Pareto explorer</title>{STYLE}', 1
+    )
+
+
+def frame(table: pd.DataFrame, *, tolerance: float) -> str:
+    """The explorer in a frame, for a notebook's output: JupyterLab and the book show it alike, kernel or not."""
+    style = f"width: 100%; max-width: {WIDTH + 160}px; height: {820 + STEP * table.label.nunique()}px; border: 0"
+    text = escape(page(explorer(table, tolerance=tolerance)))
+    return f'<iframe title="Pareto explorer" style="{style}" srcdoc="{text}"></iframe>'
+
+
+def _hex(colour: tuple[float, float, float]) -> str:
+    return "#" + "".join(f"{round(255 * part):02x}" for part in colour)

@@ -1,0 +1,93 @@
+"""What pages are made of, before Jupyter Book and without a browser; `test_site.py` looks at them in one."""
+
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import nbformat
+import pytest
+import torch
+
+from fairnb.baselines import label_thresholds
+from fairnb.explorer import KINDS, candidates, explorer, frame, page
+from fairnb.features import Features
+from fairnb.metrics import accuracy, underestimation_index, underestimation_score
+from fairnb.mopso import Swarm
+from fairnb.pages import about, describe_figures, put_below_title
+from fairnb.strategies import evaluate, multi_task
+
+
+@pytest.fixture(scope="module")
+def found():
+    """Features, heads, a search on two of three labels, thresholds, and the explorer's table."""
+    draw = torch.Generator().manual_seed(0)
+
+    def split(images):
+        x = torch.randn(images, 5, generator=draw)
+        group = torch.randint(2, (images,), generator=draw)
+        return Features(x, x[:, :3] + 0.5 * torch.randn(images, 3, generator=draw) > 0.7, group, 2)
+
+    features = {"valid": split(200), "test": split(150)}
+    heads = torch.cat([torch.eye(3, 5), torch.full((3, 1), -1.3)], dim=1)
+    searched = torch.tensor([True, False, True])
+    search = multi_task(features["valid"], heads, Swarm(particles=20, iterations=15), searched=searched)
+    thresholds = label_thresholds(features["valid"], heads, searched=searched).heads
+    faces: Any = SimpleNamespace(label_names=["A", "B", "No_Beard"], group_names=("women", "men"))
+    return features, heads, search, thresholds, candidates(search, thresholds, features, heads, searched, faces)
+
+
+def test_the_explorers_table_is_what_the_models_answer(found):
+    features, heads, search, thresholds, table = found
+    assert table.label.unique().tolist() == ["A", "No Beard"]
+    for s, (label, name) in enumerate([(0, "A"), (2, "No Beard")]):
+        rows = table[table.label == name].reset_index(drop=True)
+        assert rows.kind.tolist() == [*KINDS[:2], *[KINDS[2]] * int(search.fronts.mask[s].sum())]
+        for row, model in ((0, heads), (1, thresholds)):
+            for column, split in (("uei_valid", "valid"), ("uei", "test")):
+                assert rows[column][row] == pytest.approx(
+                    float(underestimation_index(evaluate(features[split], model))[label])
+                )
+        picked = rows.iloc[search.picked[s] + 1 if search.picked[s] else 0]  # the threshold stands between
+        counts = evaluate(features["test"], search.heads)[label]
+        assert picked.accuracy == pytest.approx(float(accuracy(counts)))
+        assert picked[["women", "men"]].tolist() == pytest.approx(underestimation_score(counts).tolist())
+
+
+def test_the_explorer_brings_all_it_needs(found):
+    text = page(explorer(found[-1], tolerance=0.03))
+    assert not re.search(r"<(script|link)[^>]+(src|href)=", text)
+    assert len(text) < 2_000_000
+    inside = frame(found[-1], tolerance=0.03)
+    assert inside.startswith("<iframe title=")
+    assert inside.count("<") == 2  # what is inside is escaped
+
+
+def test_a_page_says_of_which_run_it_is():
+    run = {
+        "begun": "2026-11-03T11:35:09+00:00", "device": {"type": "cuda", "name": "NVIDIA H200"}, "git_revision": "abc123",
+        "parameters": {"seed": 7},
+    }  # fmt: skip
+    line = about("03_dynamic_weighting", run)
+    for words in ("03 November 2026", "seed 7", "cuda (NVIDIA H200)", "revision abc123"):
+        assert words in line
+    assert "github.com/fairnb/fairnb/blob/main/notebooks/03_dynamic_weighting.ipynb" in line
+    assert "labpath=notebooks%2F03_dynamic_weighting.ipynb" in line
+
+
+def test_figures_are_described_by_their_caption_unless_they_have_better_words():
+    caption = "UEI of {doc}`04_multi_task_fix`, *mean* of $L$ labels."
+    cells = [
+        nbformat.v4.new_code_cell("a", metadata={"mystnb": {"figure": {"caption": caption}}}),
+        nbformat.v4.new_code_cell("b", metadata={"mystnb": {"figure": {"caption": caption}, "image": {"alt": "dots"}}}),
+        nbformat.v4.new_code_cell("c"),
+    ]
+    describe_figures(nbformat.v4.new_notebook(cells=cells))
+    assert cells[0].metadata["mystnb"]["image"]["alt"] == "UEI of 04_multi_task_fix, mean of L labels."
+    assert cells[1].metadata["mystnb"]["image"]["alt"] == "dots"
+    assert "mystnb" not in cells[2].metadata
+
+
+def test_nothing_below_a_title_leaves_the_page_as_it_is():
+    written = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# T\n\nText.")])
+    put_below_title(written, "\n")
+    assert written.cells[0].source == "# T\n\nText."
