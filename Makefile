@@ -5,11 +5,14 @@ DATA ?=
 RUN ?=
 BIN := .venv/bin
 
-.PHONY: help book test lab lint clean
+CHROMIUM ?= chromium
+
+.PHONY: help book pdf test lab lint clean
 
 help:
 	@echo "make book                                                    execute and render the book, on drawn faces"
 	@echo "make book DATA=<folder in CelebA layout> [PARAMS=…] [RUN=…]  the same on photographs"
+	@echo "make pdf                                                     the book as one PDF; wants Chromium"
 	@echo "make test                                                    tests, linter, types"
 	@echo "make lab                                                     JupyterLab on the notebooks"
 
@@ -23,6 +26,12 @@ help:
 
 book: .venv/installed
 	$(BIN)/fairnb book --params $(PARAMS) $(if $(DATA),-p data=celeba -p data_root='$(DATA)') $(if $(RUN),--run $(RUN))
+
+# Jupyter Book writes one long page, and Chromium prints it.
+pdf: book
+	$(BIN)/jupyter-book build book --path-output book --builder singlehtml --quiet
+	$(CHROMIUM) --headless --no-sandbox --disable-gpu --virtual-time-budget=60000 --no-pdf-header-footer \
+		--print-to-pdf=book/_build/fairnb.pdf file://$(CURDIR)/book/_build/singlehtml/intro.html
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest $(PYTEST)
