@@ -148,7 +148,7 @@ def explorer(table: pd.DataFrame, *, tolerance: float) -> alt.VConcatChart:
     words = of_label.transform_calculate(
         words="'UEI ' + format(datum.uei, '.3f') + ', accuracy ' + format(datum.accuracy, '.3f')"
     )
-    third = words.mark_text(align="left", fontSize=12).encode(method, x=alt.value(0), text="words:N")
+    third = words.mark_text(align="left", dx=4, fontSize=12).encode(method, x=alt.value(0), text="words:N")
     third = third.properties(width=WIDTH, height=alt.Step(20), title="On test")
 
     rows = marked.mark_point(filled=True, size=60, opacity=1).encode(
