@@ -151,4 +151,4 @@ def shown(table: pd.DataFrame, digits: int = 3) -> Styler:
     """A table as a page shows it: words instead of underscores, no row numbers, so many digits."""
     words = table.map(lambda value: value.replace("_", " ") if isinstance(value, str) else value)
     words.columns = [str(name).replace("_", " ").replace("uei", "UEI") for name in table.columns]
-    return words.style.hide().format(precision=digits)
+    return words.style.hide().format(precision=digits).set_table_attributes('class="dataframe"')  # as the theme knows tables
