@@ -140,6 +140,13 @@ def test_search_finds_the_subject(browser, address):
 
 
 @in_browser
+def test_text_is_there_before_any_script(browser):
+    with Visit(browser, (SITE / "intro.html").as_uri(), java_script_enabled=False) as visit:
+        assert "predicts it less often than it occurs" in visit.page.locator("main").inner_text()
+        assert visit.page.locator("main table").first.is_visible()
+
+
+@in_browser
 def test_the_theme_changes(browser):
     with Visit(browser, (SITE / "intro.html").as_uri(), color_scheme="light") as visit:
         before = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
