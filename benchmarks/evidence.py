@@ -155,7 +155,7 @@ def judge(experiment: Experiment, values: dict[str, Any], widths: dict[str, floa
         "group thresholds": experiment.baseline("group thresholds", tolerance=tolerance),
         "soft UEI": experiment.baseline("soft UEI", tolerance=tolerance),
         "random search": experiment.baseline(
-            "random search", tolerance=tolerance, evaluations=swarm.particles * (swarm.iterations + 1), seed=seed
+            "random search", tolerance=tolerance, evaluations=swarm.particles * (swarm.iterations + 1)
         ),
         "calibrated multi-task": experiment.calibrated_multi_task(swarm, tolerance=tolerance),
     }

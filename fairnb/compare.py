@@ -23,12 +23,20 @@ from fairnb.evidence import DRAWS, Evidence, Outcome, outcome, weigh
 from fairnb.features import Features, load_features, load_heads
 from fairnb.files import digest, load_json
 from fairnb.messages import some
+from fairnb.mopso import Swarm
 from fairnb.strategies import load_search
 from fairnb.tables import METHODS, file_name, with_range
 from fairnb.training import Recipe
 
 ASIDE = ("seed", "mitigation")  # parameters that name no variant of a method: repeated, or named otherwise
 RECIPE = {field.name for field in fields(Recipe)} - set(ASIDE)
+# What else a method depends on; a baseline on the tolerance, and on what is noted under its own name.
+SEARCHED = {field.name for field in fields(Swarm)} | {"tolerance"}
+DEPENDS = {
+    "dynamic weighting": SEARCHED | {"spread", "steer", "whiten", "epsilon", "layers"},
+    "multi-task": SEARCHED | {"spread", "steer", "whiten"},
+    "calibrated multi-task": SEARCHED,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,10 +159,10 @@ def _outcomes(runs: list[Run], analysed: Tensor) -> list[Outcome]:
             moved = run.folder / "pooled_features.safetensors"
             splits = run.features if search.hidden is None else load_features(moved)
             after = f" after {mitigation}" if mitigation else ""
-            name = f"{method}{after}{_told_apart(run, runs, set(run.parameters) - set(ASIDE))}"
+            name = f"{method}{after}{_told_apart(run, runs, RECIPE | DEPENDS.get(method, {'tolerance', method}))}"
             one = outcome(
                 name, seed, splits, search.heads, analysed,
-                search=search, base=bases.get(seed), tolerance=tolerance, seconds=run.seconds.get(method, float("nan")),
+                search=search, base=bases.get(seed, own), tolerance=tolerance, seconds=run.seconds.get(method, float("nan")),
             )  # fmt: skip
             found.setdefault((name, seed), one)
     return list(found.values())

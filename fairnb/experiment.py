@@ -269,7 +269,8 @@ class Experiment:
         if method not in BASELINES:
             raise ValueError(unknown("baseline", method, BASELINES))
         noted = {"tolerance": tolerance} | ({method: settings} if settings else {})
-        return self._find(method, BASELINES[method], settings | {"tolerance": tolerance}, noted)
+        own = {"tolerance": tolerance, "seed": self.recipe.seed}
+        return self._find(method, BASELINES[method], settings | own, noted)
 
     def _search(self, method: str, swarm: Swarm, settings: dict[str, Any], layers: str = "") -> Search:
         noted = asdict(swarm) | settings | ({"layers": layers} if layers else {})

@@ -115,6 +115,8 @@ def _summary(root: Path, run: Path) -> pd.DataFrame:
     """The introduction's table: what each of the main methods reaches, in this run and on the photographs."""
     sources = {"this run": run, "photographs": root / "results" / "photographs"}
     every = [shown(pd.read_csv(folder / "methods.csv")).assign(data=data) for data, folder in sources.items()]
+    for one in every:  # a run with another training names its methods after it
+        one["method"] = ["base", *one.method.iloc[1:].str.replace(" after .*", "", regex=True)]
     table = pd.concat([one.set_index("method").loc[list(SUMMARISED)].reset_index() for one in every])
     columns = {"data": "data", "method": "method", "UEI": "mean UEI", "accuracy": "mean accuracy"}
     columns |= {"worsened": "labels worsened", "needs the group": "needs the group"}

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from typing import Any
 
 import pandas as pd
@@ -78,6 +79,24 @@ def test_a_mitigated_training_and_other_parameters_are_methods_of_their_own(runs
     assert (both.seeds == 2).all()
     mixed: Any = compare([runs / "plain-0", runs / "plain-1", runs / "reweighed-1"], draws=400).methods
     assert (mixed.seeds == 1).all()  # the seed that all have
+
+
+def test_a_method_is_told_apart_only_by_what_it_depends_on(celeba, runs):
+    made = make(celeba, runs, "other-epsilon", seed=0)
+    made.baseline("label thresholds", tolerance=0.1)
+    other = json.loads((runs / "other-epsilon" / "run.json").read_text())
+    other["parameters"]["epsilon"] = 0.5
+    (runs / "other-epsilon" / "run.json").write_text(json.dumps(other))
+    found = set(compare([runs / "plain-0", runs / "other-epsilon"], draws=400).methods.method)
+    assert {"dynamic weighting (epsilon=0.01)", "dynamic weighting (epsilon=0.5)", "multi-task", "label thresholds"} <= found
+
+
+def test_without_a_plain_training_areas_start_from_the_runs_own(runs):
+    found: Any = compare([runs / "reweighed-0"], draws=400).methods.set_index("method")
+    assert found.index[0] == "reweighing"
+    both: Any = compare([runs / "reweighed-0", runs / "plain-0"], draws=400).methods.set_index("method")
+    assert found.area_valid["multi-task after reweighing"] > 0
+    assert found.area_valid["multi-task after reweighing"] != both.area_valid["multi-task after reweighing"]
 
 
 def test_the_command_prints_the_table_and_writes_it(runs, tmp_path):
