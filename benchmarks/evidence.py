@@ -154,9 +154,7 @@ def judge(experiment: Experiment, values: dict[str, Any], widths: dict[str, floa
         "label thresholds": experiment.baseline("label thresholds", tolerance=tolerance),
         "group thresholds": experiment.baseline("group thresholds", tolerance=tolerance),
         "soft UEI": experiment.baseline("soft UEI", tolerance=tolerance),
-        "random search": experiment.baseline(
-            "random search", tolerance=tolerance, evaluations=swarm.particles * (swarm.iterations + 1)
-        ),
+        "random search": experiment.baseline("random search", tolerance=tolerance, evaluations=swarm.evaluations),
         "calibrated multi-task": experiment.calibrated_multi_task(swarm, tolerance=tolerance),
     }
     seconds = dict(experiment.provenance()["seconds"])

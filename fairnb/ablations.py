@@ -51,6 +51,11 @@ class Setting:
     spread: float = 0.1
     epsilon: float = 0.01
 
+    @property
+    def common(self) -> dict[str, Any]:
+        """What every method is given."""
+        return {"seed": self.seed, "tolerance": self.tolerance, "searched": self.searched}
+
 
 Variant = Callable[[Setting], Search]
 
@@ -60,8 +65,8 @@ def _multi(heads: Callable[[Setting], Tensor] | None = None, swarm: dict[str, An
 
     def find(on: Setting) -> Search:
         start = heads(on) if heads else on.heads
-        settings: dict[str, Any] = {"seed": on.seed, "tolerance": on.tolerance, "spread": on.spread, "searched": on.searched}
-        return multi_task(on.features["valid"], start, replace(on.swarm, **(swarm or {})), **settings | how)
+        settings = on.common | {"spread": on.spread} | how
+        return multi_task(on.features["valid"], start, replace(on.swarm, **(swarm or {})), **settings)
 
     return find
 
@@ -70,10 +75,8 @@ def _dynamic(**how: Any) -> Variant:
     """Dynamic weighting with something changed."""
 
     def find(on: Setting) -> Search:
-        settings: dict[str, Any] = {
-            "seed": on.seed, "tolerance": on.tolerance, "spread": on.spread, "epsilon": on.epsilon, "searched": on.searched,
-        }  # fmt: skip
-        return dynamic_weighting(on.features["valid"], on.heads, on.swarm, **settings | how)
+        settings = on.common | {"spread": on.spread, "epsilon": on.epsilon} | how
+        return dynamic_weighting(on.features["valid"], on.heads, on.swarm, **settings)
 
     return find
 
@@ -81,18 +84,14 @@ def _dynamic(**how: Any) -> Variant:
 def _both_layers(on: Setting) -> Search:
     if on.pooled is None or on.hidden is None:
         raise ValueError("to move both layers, give the layer before the last and what it reads")
-    return dynamic_weighting(
-        on.pooled["valid"], on.heads, on.swarm, hidden=on.hidden, seed=on.seed, tolerance=on.tolerance, spread=on.spread,
-        epsilon=on.epsilon, searched=on.searched,
-    )  # fmt: skip
+    return _dynamic(hidden=on.hidden)(replace(on, features=on.pooled))
 
 
 def _as_many(particles: int) -> Variant:
     """Another number of particles, and iterations for as many evaluations."""
 
     def find(on: Setting) -> Search:
-        evaluations = on.swarm.particles * (on.swarm.iterations + 1)
-        iterations = max(0, round(evaluations / particles) - 1)
+        iterations = max(0, round(on.swarm.evaluations / particles) - 1)
         return _multi(swarm={"particles": particles, "iterations": iterations})(on)
 
     return find
@@ -107,8 +106,7 @@ def _recalibrated(on: Setting) -> Tensor:
 
 def _calibrated(**how: Any) -> Variant:
     def find(on: Setting) -> Search:
-        settings: dict[str, Any] = {"seed": on.seed, "tolerance": on.tolerance, "searched": on.searched}
-        return calibrated_multi_task(on.features["valid"], on.heads, on.swarm, **settings | how)
+        return calibrated_multi_task(on.features["valid"], on.heads, on.swarm, **on.common | how)
 
     return find
 
@@ -117,9 +115,8 @@ def _baseline(name: str, **how: Any) -> Variant:
     """A baseline with something changed; random search tries as many heads as the swarms."""
 
     def find(on: Setting) -> Search:
-        tries = {"evaluations": on.swarm.particles * (on.swarm.iterations + 1)} if name == "random search" else {}
-        settings: dict[str, Any] = {"seed": on.seed, "tolerance": on.tolerance, "searched": on.searched}
-        return BASELINES[name](on.features["valid"], on.heads, **tries, **settings | how)
+        tries = {"evaluations": on.swarm.evaluations} if name == "random search" else {}
+        return BASELINES[name](on.features["valid"], on.heads, **on.common | tries | how)
 
     return find
 

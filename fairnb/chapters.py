@@ -18,7 +18,7 @@ import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from fairnb.files import content_key
+from fairnb.files import content_key, digest_files
 from fairnb.messages import check_run_name, unknown
 
 Parameters = dict[str, Any]
@@ -189,12 +189,12 @@ def run_chapters(root: Path, wanted: list[str], values: Parameters, say: Callabl
 
 def _surroundings(root: Path, values: Parameters) -> list[Any]:
     """What a chapter's outcome depends on beside its notebook and parameters: code, saved results, versions, the data."""
-    code = [path for path in sorted((root / "fairnb").rglob("*")) if path.suffix in (".py", ".csv")]
-    texts = {str(path): path.read_text() for path in [*code, *sorted((root / "results").rglob("*.*"))]}
+    code = [path for path in (root / "fairnb").rglob("*") if path.suffix in (".py", ".csv")]
+    files_of_project = digest_files(root, [*code, *(root / "results").rglob("*")])
     folder = root / Path(values.get("data_root") or ".").expanduser()
     files = sorted(folder.iterdir()) if values.get("data_root") and folder.is_dir() else []
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return [texts, {name: version(name) for name in PACKAGES}, stats]
+    return [files_of_project, {name: version(name) for name in PACKAGES}, stats]
 
 
 def check_settings_together(values: Parameters) -> None:

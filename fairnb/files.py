@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,11 @@ def _whole(path: Path) -> Iterator[None]:
 def content_key(content: Any) -> str:
     """Twelve hex digits that name a JSON value: the key of a cached result."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def digest_files(root: Path, paths: Iterable[Path]) -> dict[str, str]:
+    """What names the content of files in a key: their places below `root`, and a hash of each."""
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}
 
 
 def digest(values: Tensor) -> str:

@@ -68,6 +68,11 @@ class Swarm:
     noise: float = 0.1  # of the perturbation, in units of `scale`; 0 turns it off
     accept_worse: float = 0.5  # probability that a disturbed particle keeps a worse position as its personal best
 
+    @property
+    def evaluations(self) -> int:
+        """Positions that are scored: those of the start, and those of each iteration."""
+        return self.particles * (self.iterations + 1)
+
     def __post_init__(self) -> None:
         """Refuse values that no swarm can fly with.
 
@@ -214,7 +219,7 @@ def mopso(
         mask=f[..., 0].isfinite(),
         hypervolume=torch.stack(history),
         reference=reference,
-        evaluations=swarm.particles * (swarm.iterations + 1),
+        evaluations=swarm.evaluations,
     )
 
 

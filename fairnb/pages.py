@@ -17,7 +17,7 @@ import pandas as pd
 
 from fairnb.chapters import ChapterError, chapters
 from fairnb.compare import shown
-from fairnb.files import content_key, load_json, save_table
+from fairnb.files import content_key, digest_files, load_json, save_table
 
 REPOSITORY = "fairnb/fairnb"  # at GitHub; its notebooks run at Binder and Colab
 DRAWN_PAGE = "00_the_drawn_faces"  # shows drawn faces whatever the run's data
@@ -125,6 +125,5 @@ def _summary(root: Path, run: Path) -> pd.DataFrame:
 
 def _made_of(root: Path) -> str:
     """A key to everything that the pages are made of."""
-    sources = [path for path in sorted((root / "book").rglob("*")) if path.is_file() and "_build" not in path.parts]
-    texts = {str(path.relative_to(root)): path.read_bytes().hex() for path in [*sources, root / "_config.yml"]}
-    return content_key(texts)
+    sources = [path for path in (root / "book").rglob("*") if "_build" not in path.relative_to(root).parts]
+    return content_key(digest_files(root, [*sources, root / "_config.yml"]))
