@@ -15,26 +15,40 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
-from fairnb.baselines import picked_from, smooth_uei
+from fairnb.baselines import SNAPSHOT, picked_from, smooth_uei
 from fairnb.features import Features
 from fairnb.files import seeded
 from fairnb.repository import non_dominated
 from fairnb.scoring import Scorer
-from fairnb.strategies import Search, noise_unit, scatter, uei_and_error
+from fairnb.strategies import Search, hold_out, noise_unit, scatter, uei_and_error
 
 Evaluate = Callable[[Any], np.ndarray]  # positions [P, D] → objectives [P, 2]
 Front = tuple[np.ndarray, np.ndarray]  # positions [K, D] and objectives [K, 2]
-PARTICLES, ITERATIONS = 50, 60  # 3,000 evaluations
+PARTICLES = 50  # as the chapters' swarms
 # The peers search within a box around the base's head. How wide it should be, none of them can know.
-WIDTHS = {"pymoo NSGA-II": (10, 30, 100), "pymoo MOPSO_CD": (0.5, 1, 3), "jMetalPy SMPSO": (0.5, 1, 3)}
+WIDTHS = {
+    "pymoo NSGA-II": (10, 30, 100, 300, 1000),
+    "pymoo MOPSO_CD": (0.1, 0.2, 0.5, 1, 3),
+    "jMetalPy SMPSO": (0.05, 0.1, 0.2, 0.5, 1),
+}
 
 
 def evolve(
-    valid: Features, heads: Tensor, method: str, searched: Tensor, width: float, seed: int, tolerance: float
+    valid: Features,
+    heads: Tensor,
+    method: str,
+    searched: Tensor,
+    width: float,
+    *,
+    evaluations: int,
+    seed: int,
+    tolerance: float,
+    held_out: float = 0.0,
 ) -> Search:
     """One search a label by a method of `WIDTHS`, in a box of half this width in units of the search's own scale."""
     where = searched.nonzero().squeeze(1)
     start = heads[where]
+    valid, judge = hold_out(valid, held_out, seed)
     scale = noise_unit(valid.x, start)
     first = scatter(start, 0.1 * scale, PARTICLES, seeded(seed, "multi-task fix"))  # as multi_task begins
     positions, values = [], []
@@ -46,19 +60,21 @@ def evolve(
 
         centre, half = start[s].double().numpy(), width * float(scale[s])
         begin = first[s].double().numpy().clip(centre - half, centre + half)
-        x, f = SEARCHES[method](evaluate, begin, centre - half, centre + half, seed)
+        x, f = SEARCHES[method](evaluate, begin, centre - half, centre + half, evaluations, seed)
         keep = non_dominated(torch.as_tensor(f))
         positions.append(torch.as_tensor(x, dtype=torch.float32)[keep])
         values.append(torch.as_tensor(f)[keep])
-    return picked_from(valid, heads, where, start, positions, values, PARTICLES * ITERATIONS, tolerance, False)
+    return picked_from(judge, heads, where, start, positions, values, evaluations, tolerance, bool(held_out))
 
 
 def both_gradients(
     valid: Features,
     heads: Tensor,
     searched: Tensor,
-    tolerance: float,
     *,
+    seed: int,
+    tolerance: float,
+    held_out: float = 0.0,
     preferences: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9, 0.97),
     temperature: float = 0.3,
     steps: int = 200,
@@ -68,13 +84,15 @@ def both_gradients(
     from torchjd.aggregation import UPGrad
 
     where = searched.nonzero().squeeze(1)
+    valid, judge = hold_out(valid, held_out, seed)
     start, truth = heads[where], valid.labels[:, where].T.float().unsqueeze(1)
     member = one_hot(valid.group, valid.groups).float() / len(valid.group)
     unit = noise_unit(valid.x, start).unsqueeze(1)
     moved = torch.zeros(len(start), len(preferences), start.shape[1], requires_grad=True)
     adam = torch.optim.Adam([moved], lr=learning_rate)
     aggregators = [UPGrad(pref_vector=torch.tensor([1 - share, share])) for share in preferences]
-    for _ in range(steps):
+    passed = []
+    for step in range(1, steps + 1):
         layer = start.unsqueeze(1) + unit * moved
         logits = layer[..., :-1] @ valid.x.T + layer[..., -1:]
         entropy = binary_cross_entropy_with_logits(logits, truth.expand_as(logits), reduction="none").mean(-1)
@@ -86,19 +104,21 @@ def both_gradients(
             [torch.stack([combine(j) for combine, j in zip(aggregators, row, strict=True)]) for row in jacobians]
         )
         adam.step()
-    candidates = (start.unsqueeze(1) + unit * moved).detach()
+        if step % SNAPSHOT == 0 or step == steps:
+            passed.append((start.unsqueeze(1) + unit * moved).detach())
+    candidates = torch.cat(passed, dim=1)
     f = uei_and_error(Scorer(valid, where)(candidates))
     keep = non_dominated(f)
     positions, values = ([part[s, keep[s]] for s in range(len(start))] for part in (candidates, f))
-    return picked_from(valid, heads, where, start, positions, values, len(preferences) * steps, tolerance, False)
+    cost = len(preferences) * steps
+    return picked_from(judge, heads, where, start, positions, values, cost, tolerance, bool(held_out))
 
 
-def fair_thresholds(
-    valid: Features, test: Features, heads: Tensor, constraint: str, seed: int
-) -> tuple[dict[str, Tensor], Tensor]:
-    """fairlearn's ThresholdOptimizer on the base model's logits: predictions bool [L, N] of both splits, chances on test.
+def fair_thresholds(valid: Features, test: Features, heads: Tensor, constraint: str, seed: int) -> dict[str, Tensor]:
+    """fairlearn's ThresholdOptimizer on the base model's logits: predictions bool [L, N] of both splits.
 
-    It draws between two thresholds, from a generator of this seed.
+    It draws between two thresholds, from a generator of this seed. A label that everybody of a group has, or nobody,
+    keeps the base model's answers.
     """
     from fairlearn.postprocessing import ThresholdOptimizer
     from sklearn.base import BaseEstimator, ClassifierMixin
@@ -117,7 +137,6 @@ def fair_thresholds(
             return (x[:, 0] > 0).astype(int)
 
     predicted: dict[str, list[Tensor]] = {"valid": [], "test": []}
-    chances = []
     for label, head in enumerate(heads):
         columns = {
             name: (part.x @ head[:-1] + head[-1]).double().unsqueeze(1).numpy()
@@ -125,6 +144,10 @@ def fair_thresholds(
         }
         groups = {"valid": valid.group.numpy(), "test": test.group.numpy()}
         truth = valid.labels[:, label].int().numpy()
+        if any(len(np.unique(truth[groups["valid"] == group])) < 2 for group in range(valid.groups)):
+            for name, made in predicted.items():  # fairlearn refuses a group of one kind: what the base model answers stays
+                made.append(torch.as_tensor(columns[name][:, 0] > 0))
+            continue
         optimizer = ThresholdOptimizer(
             estimator=Logit().fit(columns["valid"], truth),
             constraints=constraint,
@@ -135,18 +158,16 @@ def fair_thresholds(
         for name, made in predicted.items():
             answer = optimizer.predict(columns[name], sensitive_features=groups[name], random_state=seed)
             made.append(torch.as_tensor(np.asarray(answer)).bool())
-        chance = optimizer._pmf_predict(columns["test"], sensitive_features=groups["test"])[:, 1]
-        chances.append(torch.as_tensor(np.asarray(chance)).float())
-    return {name: torch.stack(made) for name, made in predicted.items()}, torch.stack(chances)
+    return {name: torch.stack(made) for name, made in predicted.items()}
 
 
-def nsga2(evaluate: Evaluate, first: np.ndarray, low: np.ndarray, high: np.ndarray, seed: int) -> Front:
+def nsga2(evaluate: Evaluate, first: np.ndarray, low: np.ndarray, high: np.ndarray, evaluations: int, seed: int) -> Front:
     from pymoo.algorithms.moo.nsga2 import NSGA2
 
-    return _pymoo(NSGA2(pop_size=PARTICLES, sampling=first), evaluate, low, high, seed)
+    return _pymoo(NSGA2(pop_size=PARTICLES, sampling=first), evaluate, low, high, evaluations, seed)
 
 
-def mopso_cd(evaluate: Evaluate, first: np.ndarray, low: np.ndarray, high: np.ndarray, seed: int) -> Front:
+def mopso_cd(evaluate: Evaluate, first: np.ndarray, low: np.ndarray, high: np.ndarray, evaluations: int, seed: int) -> Front:
     from pymoo.algorithms.moo.mopso_cd import MOPSO_CD
     from pymoo.core.sampling import Sampling
 
@@ -154,10 +175,10 @@ def mopso_cd(evaluate: Evaluate, first: np.ndarray, low: np.ndarray, high: np.nd
         def _do(self, problem: object, n_samples: int, **_: object) -> np.ndarray:
             return first
 
-    return _pymoo(MOPSO_CD(pop_size=PARTICLES, archive_size=100, sampling=Given()), evaluate, low, high, seed)
+    return _pymoo(MOPSO_CD(pop_size=PARTICLES, archive_size=100, sampling=Given()), evaluate, low, high, evaluations, seed)
 
 
-def _pymoo(algorithm: Any, evaluate: Evaluate, low: np.ndarray, high: np.ndarray, seed: int) -> Front:
+def _pymoo(algorithm: Any, evaluate: Evaluate, low: np.ndarray, high: np.ndarray, evaluations: int, seed: int) -> Front:
     from pymoo.core.problem import Problem
     from pymoo.optimize import minimize
 
@@ -166,11 +187,11 @@ def _pymoo(algorithm: Any, evaluate: Evaluate, low: np.ndarray, high: np.ndarray
             out["F"] = evaluate(x)
 
     problem = Head(n_var=len(low), n_obj=2, xl=low, xu=high)
-    found = minimize(problem, algorithm, ("n_eval", PARTICLES * ITERATIONS), seed=seed)
+    found = minimize(problem, algorithm, ("n_eval", evaluations), seed=seed)
     return np.atleast_2d(found.X), np.atleast_2d(found.F)
 
 
-def smpso(evaluate: Evaluate, first: np.ndarray, low: np.ndarray, high: np.ndarray, seed: int) -> Front:
+def smpso(evaluate: Evaluate, first: np.ndarray, low: np.ndarray, high: np.ndarray, evaluations: int, seed: int) -> Front:
     from jmetal.algorithm.multiobjective.smpso import SMPSO
     from jmetal.core.problem import FloatProblem
     from jmetal.operator.mutation import PolynomialMutation
@@ -216,7 +237,7 @@ def smpso(evaluate: Evaluate, first: np.ndarray, low: np.ndarray, high: np.ndarr
         swarm_size=PARTICLES,
         mutation=PolynomialMutation(probability=1 / len(low), distribution_index=20),
         leaders=CrowdingDistanceArchive(100),
-        termination_criterion=StoppingByEvaluations(PARTICLES * ITERATIONS),
+        termination_criterion=StoppingByEvaluations(evaluations),
         swarm_evaluator=together,
     )
     search.run()

@@ -24,7 +24,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from peers import ITERATIONS, PARTICLES, WIDTHS, evolve
+from peers import WIDTHS, evolve
 from torch import Tensor
 
 from fairnb.features import Features, load_features, load_heads
@@ -66,14 +66,17 @@ def main() -> int:
             for method, settings in OURS.items():
                 begun = time.perf_counter()
                 how = {name: value for name, value in settings.items() if name != "whiten"}
-                swarm, whiten = Swarm(particles=PARTICLES, iterations=ITERATIONS - 1, **how), "whiten" in settings
+                swarm, whiten = Swarm(**how), "whiten" in settings
                 search = multi_task(task.valid, task.heads, swarm, searched=task.searched, seed=seed, whiten=whiten)
                 share = float(task.share(search.fronts.objectives).mean())
                 rows.append((method, "", seed, share, time.perf_counter() - begun))
             for method, widths in WIDTHS.items():
                 for width in widths:
                     begun = time.perf_counter()
-                    search = evolve(task.valid, task.heads, method, task.searched, width, seed, TOLERANCE)
+                    search = evolve(
+                        task.valid, task.heads, method, task.searched, width, evaluations=Swarm().evaluations, seed=seed,
+                        tolerance=TOLERANCE,
+                    )  # fmt: skip
                     share = float(task.share(search.fronts.objectives).mean())
                     rows.append((method, str(width), seed, share, time.perf_counter() - begun))
                     print(f"{run.name}, seed {seed}: {method}, width {width}: {share:.4f}", flush=True)

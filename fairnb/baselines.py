@@ -33,6 +33,7 @@ from fairnb.strategies import (
     uei_and_error,
 )
 
+SNAPSHOT = 10  # steps of a gradient between two heads that are candidates
 AT_ONCE = 100  # heads of a label that chance draws and scores together
 TINY = 1e-12  # keeps the slope of a square root finite
 
@@ -124,8 +125,8 @@ def soft_uei(
     """Follow the gradient of a smooth UEI, whose predictions are counted by their sigmoids.
 
     For each share w of the smooth UEI, (1 − w) · cross-entropy + w · UEI is minimised by Adam on all of validation, from the
-    base model's heads, at each temperature τ of the sigmoids σ(logit / τ). All of them make the front. The other arguments
-    are those of `label_thresholds`.
+    base model's heads, at each temperature τ of the sigmoids σ(logit / τ). The front is of what they
+    pass, every `SNAPSHOT` steps, and where they end. The other arguments are those of `label_thresholds`.
 
     Args:
         valid, heads, searched, seed, tolerance, held_out: see `label_thresholds`.
@@ -151,7 +152,8 @@ def soft_uei(
     adam = torch.optim.Adam([moved], lr=learning_rate)
     truth = valid.labels[:, where].T.float()  # [S, N]
     member = one_hot(valid.group, valid.groups).float() / len(truth[0])  # [N, G]
-    for _ in range(steps):
+    passed = []
+    for step in range(1, steps + 1):
         adam.zero_grad()
         layer = start.unsqueeze(1) + unit * moved
         logits = layer[..., :-1] @ valid.x.T + layer[..., -1:]  # [S, P, N]
@@ -159,7 +161,9 @@ def soft_uei(
         entropy = binary_cross_entropy_with_logits(logits, truth.unsqueeze(1).expand_as(logits), reduction="none").mean(-1)
         ((1 - w) * entropy + w * smooth).sum().backward()
         adam.step()
-    candidates = (start.unsqueeze(1) + unit * moved).detach()
+        if step % SNAPSHOT == 0 or step == steps:
+            passed.append((start.unsqueeze(1) + unit * moved).detach())
+    candidates = torch.cat(passed, dim=1)
     f = uei_and_error(Scorer(valid, where)(candidates))
     keep = non_dominated(f)
     positions, values = ([part[s, keep[s]] for s in range(len(start))] for part in (candidates, f))

@@ -19,7 +19,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 from fairnb.features import Features
 from fairnb.files import seeded
 from fairnb.metrics import chance_index
-from fairnb.mopso import Swarm, mopso
+from fairnb.mopso import Fronts, Swarm, mopso
 from fairnb.scoring import Scorer
 from fairnb.strategies import (
     Search,
@@ -74,8 +74,8 @@ def calibrated_multi_task(
     where = searched_labels(searched, heads)
     valid, judge = hold_out(valid, held_out, seed)
     start = heads[where].to(valid.x.device)
-    better = recalibrate(valid.x, valid.labels[:, where], start, seed=seed)
-    directions = group_directions(valid, seed)  # [G − 1, D + 1]
+    better, steps = recalibrate(valid.x, valid.labels[:, where], start, seed=seed)
+    directions, more = group_directions(valid, seed)  # [G − 1, D + 1]
     logits = better[:, :-1] @ valid.x.T + better[:, -1:]
     size = logits.std(1).view(-1, 1, 1)
 
@@ -99,17 +99,30 @@ def calibrated_multi_task(
         named="calibrated multi-task",
         progress="calibrated multi-task",
     )
-    fronts = replace(fronts, positions=to_heads(fronts.positions))
+    fronts = replace(fronts, positions=to_heads(fronts.positions), evaluations=fronts.evaluations + steps + more)
     score = Scorer(judge, where)
     tables = score(fronts.positions)
-    lowest = fronts.objectives[..., 0].argmin(1)  # of each label, the candidate of lowest UEI
-    chance = chance_index(tables[torch.arange(len(start)), lowest])
     base = uei_and_error(score(start.unsqueeze(1)))[:, 0]
     judged = uei_and_error(tables) if held_out else None
-    return pick_each(fronts, start, base, heads, where, tolerance, judged, indifference * chance)
+    return pick_each(fronts, start, base, heads, where, tolerance, judged, indifferent_to(fronts, tables, indifference))
 
 
-def recalibrate(x: Tensor, labels: Tensor, heads: Tensor, *, seed: int = 0) -> Tensor:
+def indifferent_to(fronts: Fronts, tables: Tensor, share: float) -> Tensor:
+    """The UEI below which a label's candidates count as equal: a share of what chance shows with the errors of the best.
+
+    Args:
+        fronts: of S labels, the candidates [S, A].
+        tables: [S, A, G, 2, 2], their contingency tables on the images that the pick is made on.
+        share: of `fairnb.metrics.chance_index`.
+
+    Returns:
+        float64 [S].
+    """
+    lowest = fronts.objectives[..., 0].argmin(1)
+    return share * chance_index(tables[torch.arange(len(tables)), lowest])
+
+
+def recalibrate(x: Tensor, labels: Tensor, heads: Tensor, *, seed: int = 0) -> tuple[Tensor, int]:
     """Fit heads anew by logistic regression, held near what they were; how near, cross-validation chooses.
 
     Args:
@@ -119,21 +132,24 @@ def recalibrate(x: Tensor, labels: Tensor, heads: Tensor, *, seed: int = 0) -> T
         seed: of the folds.
 
     Returns:
-        float32 [S, D + 1].
+        float32 [S, D + 1], and how often a gradient was computed for it.
     """
     truth = labels.T.float()
     fold = (torch.randperm(len(x), generator=seeded(seed, "folds")) % FOLDS).to(x.device)
     loss = torch.zeros(len(REACHES), dtype=torch.float64)
+    steps = 0
     for k in range(FOLDS):
         fitted = heads
         for i, reach in enumerate(REACHES):  # from near to far, each from where the last one ended
-            fitted = fit_near(x[fold != k], truth[:, fold != k], heads, reach, fitted)
+            fitted, more = fit_near(x[fold != k], truth[:, fold != k], heads, reach, fitted)
+            steps += more
             logits = fitted[:, :-1] @ x[fold == k].T + fitted[:, -1:]
             loss[i] += float(binary_cross_entropy_with_logits(logits, truth[:, fold == k], reduction="sum"))
-    return fit_near(x, truth, heads, REACHES[int(loss.argmin())])
+    fitted, more = fit_near(x, truth, heads, REACHES[int(loss.argmin())])
+    return fitted, steps + more
 
 
-def fit_near(x: Tensor, truth: Tensor, heads: Tensor, reach: float, begin: Tensor | None = None) -> Tensor:
+def fit_near(x: Tensor, truth: Tensor, heads: Tensor, reach: float, begin: Tensor | None = None) -> tuple[Tensor, int]:
     """Logistic regression with a Gaussian prior around `heads`: weights may move so far that logits change by `reach` (rms).
 
     Args:
@@ -142,6 +158,9 @@ def fit_near(x: Tensor, truth: Tensor, heads: Tensor, reach: float, begin: Tenso
         heads: float32 [S, D + 1], the middle of the prior; the bias is free.
         reach: above 0, in units of logits.
         begin: float32 [S, D + 1], where the iterations begin; at `heads` by default.
+
+    Returns:
+        float32 [S, D + 1], and how often a gradient was computed for it.
     """
     mean = x.mean(0)
     centred = x - mean
@@ -159,7 +178,7 @@ def fit_near(x: Tensor, truth: Tensor, heads: Tensor, reach: float, begin: Tenso
         return value
 
     newton.step(loss)
-    return _shift(moved.detach(), -mean)
+    return _shift(moved.detach(), -mean), newton.state[moved]["func_evals"]
 
 
 def _shift(heads: Tensor, mean: Tensor) -> Tensor:
@@ -167,10 +186,14 @@ def _shift(heads: Tensor, mean: Tensor) -> Tensor:
     return torch.cat([heads[:, :-1], heads[:, -1:] + heads[:, :-1] @ mean.unsqueeze(1)], dim=1)
 
 
-def group_directions(features: Features, seed: int = 0) -> Tensor:
-    """Heads that tell each group but the first from the others, their logits with standard deviation 1: [G − 1, D + 1]."""
+def group_directions(features: Features, seed: int = 0) -> tuple[Tensor, int]:
+    """Heads that tell each group but the first from the others, their logits of mean 0 and standard deviation 1.
+
+    Returns:
+        float32 [G − 1, D + 1], and how often a gradient was computed for it.
+    """
     member = one_hot(features.group, features.groups)[:, 1:].bool()
     nothing = features.x.new_zeros(features.groups - 1, features.x.shape[1] + 1)
-    found = recalibrate(features.x, member, nothing, seed=seed)
+    found, steps = recalibrate(features.x, member, nothing, seed=seed)
     found[:, -1] = -(found[:, :-1] @ features.x.mean(0))  # mean logit 0: thresholds are moved apart from it
-    return found / (features.x @ found[:, :-1].T).std(0).clamp(min=1e-6).unsqueeze(1)
+    return found / (features.x @ found[:, :-1].T).std(0).clamp(min=1e-6).unsqueeze(1), steps

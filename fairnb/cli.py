@@ -105,9 +105,11 @@ def _compare(runs: list[Path], csv: Path | None) -> None:
 
     if csv is not None and not csv.is_dir():
         raise FileNotFoundError(f"no folder {csv} to write the tables into: make it first")
-    evidence = compare(runs)
+    evidence = compare(runs, say=typer.echo)
     typer.echo(shown(evidence.methods).to_string(index=False) + "\n")
-    typer.echo(beside(evidence.methods).to_string(index=False))
+    typer.echo(beside(evidence.methods).to_string(index=False) + "\n")
+    methods = evidence.methods
+    typer.echo(f"Brackets hold 95 % intervals: {methods.units[0]} of the test split drawn anew, seeds: {methods.seeds[0]}.")
     worse = evidence.changes[evidence.changes.worsened] if len(evidence.changes) else evidence.changes
     for row in worse.itertuples():
         typer.echo(f"{row.method} worsens {row.label}: UEI +{row.change:.3f} ({row.low:.3f} to {row.high:.3f})")

@@ -10,7 +10,7 @@ method of its own, named after the mitigation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class Run:
     features: dict[str, Features]
 
 
-def compare(folders: Sequence[Path], *, draws: int = DRAWS) -> Evidence:
+def compare(folders: Sequence[Path], *, draws: int = DRAWS, say: Callable[[str], object] = print) -> Evidence:
     """Weigh every method of some runs, on the labels that all of them analyse and the seeds that every method has.
 
     Labels are compared with the base model that was trained for accuracy alone, where one of the runs has it.
@@ -68,6 +68,7 @@ def compare(folders: Sequence[Path], *, draws: int = DRAWS) -> Evidence:
     Args:
         folders: of runs whose test images are the same.
         draws: of the bootstrap.
+        say: told which seeds are left out because a method lacks them.
 
     Raises:
         FileNotFoundError: if a folder holds no finished base model and features.
@@ -90,6 +91,8 @@ def compare(folders: Sequence[Path], *, draws: int = DRAWS) -> Evidence:
     if not common:
         had = "; ".join(f"{method}: {some(map(str, sorted(seeds)))}" for method, seeds in of_method.items())
         raise ValueError(f"no seed is common to every method ({had}): compare runs of the same seeds")
+    for seed in sorted(set.union(*of_method.values()) - common):
+        say(f"seed {seed} is left out: it is not there for {some([m for m in methods if seed not in of_method[m]])}")
     test = replace(first.features["test"], labels=first.features["test"].labels[:, analysed])
     names = [name for name, kept in zip(first.labels, analysed.tolist(), strict=True) if kept]
     return weigh([one for one in outcomes if one.seed in common], test, names, reference=methods[0], draws=draws)
@@ -108,11 +111,11 @@ def beside(methods: pd.DataFrame) -> pd.DataFrame:
     """What the same methods show beside UEI and accuracy, and what they cost."""
     table = methods[["method"]].copy()
     columns = {
-        "uei_valid": "UEI on validation", "tpr_gap": "gap of TPR", "fpr_gap": "gap of FPR",
-        "average_precision": "average precision",
+        "uei_pick": "UEI where picked", "average_precision": "average precision", "area_test": "area",
     }  # fmt: skip
+    table["gap of TPR"], table["gap of FPR"] = with_range(methods, "tpr_gap"), with_range(methods, "fpr_gap")
     for column, title in columns.items():
-        table[title] = methods[column].map("{:.3f}".format)
+        table[title] = methods[column].map("{:.3f}".format).where(methods[column].notna(), "–")
     table["evaluations"] = methods.evaluations.map("{:,}".format)
     table["seconds"] = methods.seconds.map("{:,.1f}".format, na_action="ignore").fillna("–")
     return table

@@ -1,4 +1,4 @@
-"""What a difference is worth: intervals over test images and seeds, corrected for many labels, and what UEI does not see.
+"""What a difference is worth: intervals over test people and seeds, corrected for many labels, and what UEI does not see.
 
     outcomes = [outcome("base", 0, ...), outcome("multi-task", 0, ...), ...]
     evidence = weigh(outcomes, truth)
@@ -6,12 +6,14 @@
     evidence.changes                # one row a method and label: what changed against the base model, and whether it counts
     evidence.differences            # one row a pair of methods
 
-The test images are drawn anew with replacement, the same draws for every method: Efron's bootstrap (1979), paired. Where a
-method was run with several seeds, these are drawn anew too.
+The test images are drawn anew with replacement, the same draws for every method: Efron's bootstrap (1979), paired. Images of
+one person are drawn together, where it is known who they show. A few seeds drawn anew would differ too little, and a few is
+what there is; so they get random weights instead, by which a mean over seeds spreads like Student's t (see `seed_weights`).
 
 What is estimated is what a test split of this size shows on average. A UEI near 0 comes out the higher the smaller the
 split, and higher once more in a draw from it; so the draws are moved until their mean is the estimate. Left where they fall,
-their percentiles would hardly ever cover a low UEI.
+their percentiles would hardly ever cover a low UEI. Very near 0 an interval is too wide rather than too narrow, and a small
+change of such a label is seldom found.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ from fairnb.strategies import Search, answers, evaluate, uei_and_error
 
 LEVEL = 0.95  # of the intervals
 DRAWS = 4000
+MEASURES = ("uei", "accuracy", "tpr_gap", "fpr_gap")  # the gaps are between the groups' rates
 AT_ONCE = 500  # draws whose weights are held together
 
 
@@ -59,6 +62,7 @@ class Outcome:
         test: bool [L, N], its predictions on test.
         scores: float32 [L, N], what they are thresholded from: higher is more positive.
         valid: int64 [L, G, 2, 2], its contingency tables on validation.
+        promised: mean UEI on the images that the pick was made on: all of validation, or those held out for it.
         area: the part of the rectangle below the base model that its front dominates, on validation and on test, mean over
             labels; see `area`.
         needs_group: whether it needs to know everybody's group to predict.
@@ -71,6 +75,7 @@ class Outcome:
     test: Tensor
     scores: Tensor
     valid: Tensor
+    promised: float = float("nan")
     area: tuple[float, float] = (float("nan"), float("nan"))
     needs_group: bool = False
     evaluations: int = 0
@@ -82,11 +87,11 @@ class Evidence:
     """What `weigh` finds; each a table.
 
     Attributes:
-        methods: method, seeds, uei, uei_low, uei_high, accuracy, accuracy_low, accuracy_high, worsened, mended, labels,
-            needs_group, evaluations, seconds, uei_valid, accuracy_valid, tpr_gap, fpr_gap, average_precision, area_valid,
-            area_test. Means over labels and seeds, on test where nothing else is said.
+        methods: method, seeds, units, each of `MEASURES` with its `_low` and `_high`, worsened, mended, labels, needs_group,
+            evaluations, seconds, uei_pick, uei_valid, accuracy_valid, average_precision, area_valid, area_test. Means over
+            labels and seeds, on test where nothing else is said; `units` says how many people or images were drawn from.
         changes: method, label, uei_base, uei, change, low, high, p, p_holm, worsened, mended. Worst first.
-        differences: method, against, uei, uei_low, uei_high, accuracy, accuracy_low, accuracy_high: `method` less `against`.
+        differences: method, against, each of `MEASURES` with its `_low` and `_high`: `method` less `against`.
     """
 
     methods: pd.DataFrame
@@ -110,12 +115,12 @@ def weigh(
 ) -> Evidence:
     """Compare methods on the same test images.
 
-    A label counts as worsened, or mended, where the interval of its change of UEI against the reference excludes 0 after
-    Holm's correction over the labels.
+    Where `truth` knows who is shown, people are drawn, else images. A label counts as worsened, or mended, where the
+    interval of its change of UEI against the reference excludes 0 after Holm's correction over the labels.
 
     Args:
         outcomes: every method with the same seeds.
-        truth: labels bool [N, L] and groups of the test images; `x` is not looked at.
+        truth: labels bool [N, L], groups and people of the test images; `x` is not looked at.
         names: of the L labels.
         reference: the method that labels are compared with.
         draws: of the bootstrap.
@@ -130,10 +135,8 @@ def weigh(
     by_place = {(outcome.method, outcome.seed): outcome for outcome in outcomes}
     _check(by_place, methods, seeds, reference, truth, names, draws)
     order = [[by_place[method, seed] for seed in seeds] for method in methods]  # [M][K]
-    seen = torch.stack([torch.stack([_uei_and_accuracy(_tables(one.test, truth)) for one in row]) for row in order])
-    drawn = _draw(order, truth, draws, seeded(seed, "bootstrap"))  # [B, M, 2, L], means over the seeds drawn
-    mean = seen.mean(1)  # [M, 2, L]
-    drawn = drawn - drawn.mean(0) + mean
+    mean = torch.stack([torch.stack([_measures(_tables(one.test, truth)) for one in row]).mean(0) for row in order])
+    drawn = _draw(order, truth, draws, seeded(seed, "bootstrap"), mean)  # [B, M, 4, L]
     home = methods.index(reference)
     change, changed = mean[:, 0] - mean[home, 0], drawn[:, :, 0] - drawn[:, home, 0].unsqueeze(1)  # [M, L], [B, M, L]
     labels, counts = [], []
@@ -153,16 +156,16 @@ def weigh(
         counts.append((int(table.worsened.sum()), int(table.mended.sum())))
         if m != home:
             labels.append(table.sort_values("change", ascending=False, kind="stable"))
-    rows = [_method_row(row, mean[m].mean(-1), drawn[:, m].mean(-1), counts[m], truth) for m, row in enumerate(order)]
+    mean, drawn = mean.nanmean(-1), drawn.nanmean(-1)  # over labels: [M, 4], [B, M, 4]
+    rows = [_method_row(row, mean[m], drawn[:, m], counts[m], truth) for m, row in enumerate(order)]
     pairs = [
-        (methods[m], methods[n], *_with_interval((mean[m] - mean[n]).mean(-1), (drawn[:, m] - drawn[:, n]).mean(-1)))
+        {"method": methods[m], "against": methods[n], **_with_interval(mean[m] - mean[n], drawn[:, m] - drawn[:, n])}
         for m, n in permutations(range(len(methods)), 2)
     ]
-    columns_of_pairs = ["method", "against", "uei", "uei_low", "uei_high", "accuracy", "accuracy_low", "accuracy_high"]
     return Evidence(
         pd.DataFrame(rows),
         pd.concat(labels, ignore_index=True) if labels else pd.DataFrame(),
-        pd.DataFrame(pairs, columns=columns_of_pairs),
+        pd.DataFrame(pairs),
     )
 
 
@@ -206,12 +209,17 @@ def outcome(
     corners = tables if base is None else base.valid, _tables(predicted if base is None else base.test, test)
     beside = torch.tensor([0.0, tolerance], dtype=torch.float64)
     areas = [area(part, front, uei_and_error(c) + beside) for part, c in zip((valid, test), corners, strict=True)]
+    if search is None:
+        promised = float(underestimation_index(tables).mean())
+    else:
+        promised = fmean(float(uei[place]) for uei, place in zip(search.uei, search.picked, strict=True))
     return Outcome(
         method=method,
         seed=seed,
         test=predicted,
         scores=logits,
         valid=tables,
+        promised=promised,
         area=(areas[0], areas[1]),
         needs_group=heads.dim() == 3,
         evaluations=search.fronts.evaluations if search else 0,
@@ -281,62 +289,86 @@ def draw_counts(images: int, draws: int, generator: torch.Generator) -> Tensor:
     return torch.zeros(draws, images).scatter_add_(1, drawn, torch.ones(()).expand(draws, images))
 
 
-def _draw(order: list[list[Outcome]], truth: Features, draws: int, generator: torch.Generator) -> Tensor:
-    """UEI and accuracy of each method in each draw of images and seeds: float64 [B, M, 2, L]."""
+def seed_weights(seeds: int, draws: int, generator: torch.Generator) -> Tensor:
+    """Weights of K seeds in each draw, float64 [B, K], which sum to 1.
+
+    A mean with these weights, of values that differ from seed to seed, lies around their plain mean as Student's t with
+    K − 1 degrees of freedom says.
+    """
+    if seeds == 1:
+        return torch.ones(draws, 1, dtype=torch.float64)
+    normal = torch.randn(draws, seeds, generator=generator, dtype=torch.float64)
+    chi2 = torch.randn(draws, seeds - 1, generator=generator, dtype=torch.float64).square().sum(1, keepdim=True)
+    return 1 / seeds + (normal - normal.mean(1, keepdim=True)) / (seeds * chi2).sqrt()
+
+
+def _draw(order: list[list[Outcome]], truth: Features, draws: int, generator: torch.Generator, mean: Tensor) -> Tensor:
+    """`MEASURES` of each method in each draw of people and seeds, around `mean` [M, 4, L]: float64 [B, M, 4, L]."""
     cell = cells(truth.labels.T, one_hot(truth.group, truth.groups)).transpose(0, 1)  # [N, L, G·2]
-    found = []
+    people, who = _people(truth).unique(return_inverse=True)
+    found, total = [], torch.zeros_like(mean)
     for first in range(0, draws, AT_ONCE):
-        counts = draw_counts(len(truth.group), min(AT_ONCE, draws - first), generator)
-        seeds = torch.randint(len(order[0]), (len(counts), len(order[0])), generator=generator)  # [b, K]
-        weight = one_hot(seeds, len(order[0])).double().mean(1)  # [b, K]
-        total = resampled(counts, cell)  # [b, L, G·2]
+        size = min(AT_ONCE, draws - first)
+        counts = draw_counts(len(people), size, generator)[:, who]  # [b, N]
+        weight = seed_weights(len(order[0]), size, generator)
+        everybody = resampled(counts, cell)  # [b, L, G·2]
         methods = []
-        for row in order:
-            mean = torch.zeros(len(counts), 2, len(cell[0]), dtype=torch.float64)
+        for m, row in enumerate(order):
+            drawn = torch.zeros(size, *mean.shape[1:], dtype=torch.float64)
             for k, one in enumerate(row):
                 positive = resampled(counts, cell * one.test.T.unsqueeze(-1))
-                tables = torch.stack([total - positive, positive], dim=-1).unflatten(-2, (-1, 2))  # [b, L, G, y, ŷ]
-                mean += weight[:, k].view(-1, 1, 1) * _uei_and_accuracy(tables)
-            methods.append(mean)
+                tables = torch.stack([everybody - positive, positive], dim=-1).unflatten(-2, (-1, 2))  # [b, L, G, y, ŷ]
+                measures = _measures(tables)
+                total[m] += measures.nanmean(0) * size / (len(row) * draws)
+                drawn += weight[:, k].view(-1, 1, 1) * measures
+            methods.append(drawn)
         found.append(torch.stack(methods, dim=1))
-    return torch.cat(found)
+    return torch.cat(found) - total + mean
+
+
+def _people(truth: Features) -> Tensor:
+    """Whoever each image shows; somebody else in each where that is not known."""
+    return torch.arange(len(truth.group)) if truth.person is None else truth.person
 
 
 def _tables(predicted: Tensor, truth: Features) -> Tensor:
     return contingency_table(predicted, truth.labels.T, truth.group, truth.groups)
 
 
-def _uei_and_accuracy(tables: Tensor) -> Tensor:
-    """Float64 [..., 2, L] of tables [..., L, G, 2, 2]."""
-    return torch.stack([underestimation_index(tables), accuracy(tables)], dim=-2)
+def _measures(tables: Tensor) -> Tensor:
+    """`MEASURES` of tables [..., L, G, 2, 2]: float64 [..., 4, L]; a gap is NaN where a group has no such people."""
+    rates = true_positive_rate(tables), false_positive_rate(tables)
+    gaps = [rate.amax(-1) - rate.amin(-1) for rate in rates]
+    return torch.stack([underestimation_index(tables), accuracy(tables), *gaps], dim=-2)
 
 
-def _with_interval(mean: Tensor, draws: Tensor) -> list[float]:
-    """UEI, its interval, accuracy, its interval, of means [2] and draws [B, 2]."""
+def _with_interval(mean: Tensor, draws: Tensor) -> dict[str, float]:
+    """Each of `MEASURES` and its interval, of means [4] and draws [B, 4]."""
     low, high = interval(draws)
-    return [float(value[i]) for i in (0, 1) for value in (mean, low, high)]
+    return {
+        f"{name}{end}": float(value[i])
+        for i, name in enumerate(MEASURES)
+        for end, value in (("", mean), ("_low", low), ("_high", high))
+    }
 
 
 def _method_row(
     row: list[Outcome], mean: Tensor, draws: Tensor, changed: tuple[int, int], truth: Features
 ) -> dict[str, Any]:
-    tables = torch.stack([_tables(one.test, truth) for one in row])  # [K, L, G, 2, 2]
-    gaps = [rate.amax(-1) - rate.amin(-1) for rate in (true_positive_rate(tables), false_positive_rate(tables))]
     precision = [
         average_precision_score(truth.labels[:, j].numpy(), one.scores[j].numpy())
         for one in row
         for j in range(len(one.test))
     ]
-    valid = torch.stack([_uei_and_accuracy(one.valid) for one in row]).mean((0, 2))
-    names = ["uei", "uei_low", "uei_high", "accuracy", "accuracy_low", "accuracy_high"]
-    held = [min(max(value, 0.0), 1.0) for value in _with_interval(mean, draws)]
+    valid = torch.stack([_measures(one.valid)[:2] for one in row]).mean((0, 2))
+    held = {name: min(max(value, 0.0), 1.0) for name, value in _with_interval(mean, draws).items()}
     areas = torch.tensor([one.area for one in row], dtype=torch.float64).mean(0).tolist()
+    units = f"{len(_people(truth).unique()):,} {'images' if truth.person is None else 'people'}"
     return {
-        "method": row[0].method, "seeds": len(row), **dict(zip(names, held, strict=True)),
-        "worsened": changed[0], "mended": changed[1], "labels": len(tables[0]), "needs_group": row[0].needs_group,
+        "method": row[0].method, "seeds": len(row), "units": units, **held,
+        "worsened": changed[0], "mended": changed[1], "labels": len(row[0].test), "needs_group": row[0].needs_group,
         "evaluations": row[0].evaluations, "seconds": fmean(one.seconds for one in row),
-        "uei_valid": float(valid[0]), "accuracy_valid": float(valid[1]),
-        "tpr_gap": float(gaps[0].nanmean()), "fpr_gap": float(gaps[1].nanmean()),
+        "uei_pick": fmean(one.promised for one in row), "uei_valid": float(valid[0]), "accuracy_valid": float(valid[1]),
         "average_precision": fmean(precision), "area_valid": areas[0], "area_test": areas[1],
     }  # fmt: skip
 

@@ -32,12 +32,14 @@ class Features:
         labels: bool [N, L].
         group: int64 [N] in 0..G-1.
         groups: G, also where a group has nobody in this split.
+        person: int64 [N], a number for whoever an image shows; None where that is not known.
     """
 
     x: Tensor
     labels: Tensor
     group: Tensor
     groups: int
+    person: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Refuse parts that do not belong together.
@@ -45,19 +47,26 @@ class Features:
         Raises:
             ValueError: if the numbers of images differ.
         """
-        rows = {name: len(getattr(self, name)) for name in ("x", "labels", "group")}
+        rows = {name: len(part) for name, part in self.tensors().items()}
         if len(set(rows.values())) > 1:
             found = ", ".join(f"{count:,} rows in {name}" for name, count in rows.items())
             raise ValueError(f"features, labels and groups are of different images: {found}")
 
     def to(self, device: torch.device | str) -> Features:
         """The same on another device."""
-        return Features(self.x.to(device), self.labels.to(device), self.group.to(device), self.groups)
+        return self._each(lambda part: part.to(device))
 
     def rows(self, rows: Tensor) -> Features:
         """Those of some images, int64 or bool."""
         rows = rows.to(self.x.device)
-        return Features(self.x[rows], self.labels[rows], self.group[rows], self.groups)
+        return self._each(lambda part: part[rows])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Whatever has a row for each image."""
+        return {name: part for name, part in vars(self).items() if isinstance(part, Tensor)}
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Features:
+        return Features(**{name: change(part) for name, part in self.tensors().items()}, groups=self.groups)
 
 
 @torch.no_grad()
@@ -109,13 +118,14 @@ def extract_features(faces: Faces, model: MultiLabelNet, feed: Feed, *, layer: s
     for split in ("valid", "test"):
         rows = faces.rows(split)
         x = apply(getattr(model, layer), rows, feed, title=f"features of {split}")
-        found[split] = Features(x, faces.labels[rows], faces.group[rows], len(faces.group_names))
+        person = None if faces.person is None else faces.person[rows]
+        found[split] = Features(x, faces.labels[rows], faces.group[rows], len(faces.group_names), person)
     return found
 
 
 def save_features(path: Path, features: dict[str, Features]) -> None:
     """Write the features of splits as one safetensors file."""
-    parts = {f"{split}.{name}": getattr(part, name) for split, part in features.items() for name in ("x", "labels", "group")}
+    parts = {f"{split}.{name}": value for split, part in features.items() for name, value in part.tensors().items()}
     save_tensors(path, parts, groups=json.dumps({split: part.groups for split, part in features.items()}))
 
 
@@ -129,7 +139,10 @@ def load_features(path: Path) -> dict[str, Features]:
     if "groups" not in notes:
         raise ValueError(f"{path} does not say how many groups there are: delete it to make it anew")
     return {
-        split: Features(saved[f"{split}.x"], saved[f"{split}.labels"], saved[f"{split}.group"], count)
+        split: Features(
+            **{name.removeprefix(f"{split}."): value for name, value in saved.items() if name.startswith(f"{split}.")},
+            groups=count,
+        )
         for split, count in json.loads(notes["groups"]).items()
     }
 

@@ -7,6 +7,7 @@ figure survives black-and-white print.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -290,22 +291,21 @@ def ablation(table: pd.DataFrame) -> Figure:
     """What the settings of one ablation reach: mean over the seeds and their range, a colour a dataset.
 
     Args:
-        table: columns data, setting, uei, uei_low, uei_high, accuracy, accuracy_low, accuracy_high, uei_valid.
+        table: columns data, setting, uei, uei_low, uei_high, accuracy, accuracy_low, accuracy_high, uei_pick.
     """
     settings = list(table.setting.unique())
     datasets = list(table.data.unique())
     height = 1.3 + 0.26 * len(settings) * len(datasets)
     figure, axes = plt.subplots(1, 2, figsize=(8, height), sharey=True, layout="constrained")
-    shown = zip(datasets, (PALETTE[0], PALETTE[1], PALETTE[2]), "osD", strict=False)
-    for k, (data, colour, marker) in enumerate(shown):
+    for k, (data, colour, marker) in enumerate(zip(datasets, cycle(PALETTE[:6]), cycle("osD^vP"), strict=False)):
         rows = table[table.data == data].set_index("setting").reindex(settings)
         place = np.arange(len(settings)) + (k - (len(datasets) - 1) / 2) * 0.25
         for axis, column in zip(axes, ("uei", "accuracy"), strict=True):
             axis.hlines(place, rows[f"{column}_low"], rows[f"{column}_high"], color=colour, linewidth=2)
             axis.scatter(rows[column], place, color=colour, marker=marker, s=30, zorder=3, label=data)
         axes[0].scatter(
-            rows.uei_valid, place, facecolor="white", edgecolor=colour, marker=marker, s=30, zorder=3,
-            label=f"{data}, on validation",
+            rows.uei_pick, place, facecolor="white", edgecolor=colour, marker=marker, s=30, zorder=3,
+            label=f"{data}, where picked",
         )  # fmt: skip
     for axis, title in zip(axes, ("mean UEI (0 is ideal)", "mean accuracy on test"), strict=True):
         axis.set(xlabel=title)

@@ -207,12 +207,17 @@ def multi_task(
     spread: float = 0.1,
     steer: str = "float32",
     whiten: bool = False,
+    begin: Tensor | None = None,
     fabric: Fabric | None = None,
     saved: Path | None = None,
 ) -> Search:
     """Search each label's head on its own, all labels in parallel, for its UEI and its error 1 − accuracy (section 6).
 
     The arguments are those of `dynamic_weighting`; `tolerance` is the accuracy that each label may lose.
+
+    Args:
+        valid, heads, swarm, searched, seed, tolerance, held_out, spread, steer, whiten, fabric, saved: see there.
+        begin: float32 [L, D + 1], where the swarms begin; at `heads`, from which the tolerance counts, by default.
 
     Raises:
         ValueError: if no label is searched, the heads do not fit the features, or a setting is out of its range.
@@ -222,6 +227,7 @@ def multi_task(
     where = searched_labels(searched, heads)
     start = heads[where].to(valid.x.device)
     check_width(valid, heads)
+    first = start if begin is None else begin[where].to(start)
 
     def objectives(score: Scorer) -> Callable[[Tensor], Tensor]:
         return lambda x: uei_and_error(score(x))  # [L, P, D + 1]
@@ -231,8 +237,8 @@ def multi_task(
         objectives,
         valid,
         where,
-        start,
-        noise_unit(valid.x, start),
+        first,
+        noise_unit(valid.x, first),
         swarm,
         spread,
         seed,

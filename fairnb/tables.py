@@ -89,30 +89,30 @@ def changes(labels: pd.DataFrame, method: str, split: str = "test") -> pd.DataFr
 
 
 def summary(labels: pd.DataFrame, split: str = "test") -> pd.DataFrame:
-    """Means over the analysed labels: method, uei, accuracy, accuracy_loss, worsened, labels.
+    """Means over the analysed labels: method, uei, accuracy, accuracy_loss, higher, labels.
 
-    `worsened` counts the labels whose UEI is higher than the base model's; `accuracy_loss` is the base's mean less the
-    method's.
+    `higher` counts the labels whose UEI is higher than the base model's, by chance or not; `accuracy_loss` is the
+    base's mean less the method's.
     """
     rows = []
     for method in (name for name in METHODS if name in set(labels.method)):
         change = changes(labels, method, split)
-        worsened = int((change.uei_change > 0).sum())
+        higher = int((change.uei_change > 0).sum())
         loss = (change.accuracy_base - change.accuracy).mean()
-        rows.append((method, change.uei.mean(), change.accuracy.mean(), loss, worsened, len(change)))
-    return pd.DataFrame(rows, columns=["method", "uei", "accuracy", "accuracy_loss", "worsened", "labels"])
+        rows.append((method, change.uei.mean(), change.accuracy.mean(), loss, higher, len(change)))
+    return pd.DataFrame(rows, columns=["method", "uei", "accuracy", "accuracy_loss", "higher", "labels"])
 
 
 def ablation(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     """One row a dataset and setting of an ablation: means over the seeds, and the lowest and highest seed's.
 
     Args:
-        rows: as `fairnb.ablations.ablate` makes them, with a column `data`.
+        rows: those of `fairnb.ablations.Trial`, with a column `data`.
         name: of the ablation.
 
     Returns:
-        Columns data, setting, seeds, uei, uei_low, uei_high, accuracy, accuracy_low, accuracy_high, worsened, uei_valid,
-        area_valid, area_test, evaluations, seconds.
+        Columns data, setting, seeds, uei, uei_low, uei_high, accuracy, accuracy_low, accuracy_high, higher, uei_valid,
+        uei_pick, area_valid, area_test, evaluations, seconds.
 
     Raises:
         ValueError: if there is no such ablation (nearest name).
@@ -123,28 +123,38 @@ def ablation(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     table = groups.agg(
         seeds=("seed", "nunique"),
         **{f"{column}{end}": (column, how) for column in ("uei", "accuracy") for end, how in ENDS.items()},
-        **{column: (column, "mean") for column in ("worsened", "uei_valid", "area_valid", "area_test")},
+        **{column: (column, "mean") for column in ("higher", "uei_valid", "uei_pick", "area_valid", "area_test")},
         evaluations=("evaluations", "first"),
         seconds=("seconds", "median"),
     )
     return table.reset_index()
 
 
-def in_brief(table: pd.DataFrame) -> pd.DataFrame:
-    """An ablation's table as a page shows it: each mean with the seeds' range in one column."""
+def in_brief(table: pd.DataFrame, differences: pd.DataFrame, name: str) -> pd.DataFrame:
+    """An ablation's table as a page shows it: means over the seeds, and what is changed, with its 95 % interval.
+
+    Args:
+        table: from `ablation`.
+        differences: columns data, ablation, setting, uei, accuracy and each with `_low` and `_high`.
+        name: of the ablation.
+    """
+    own = differences[differences.ablation == name].set_index(["data", "setting"])
+    changed = own.reindex(pd.MultiIndex.from_frame(table[["data", "setting"]])).reset_index()
     brief = table[["data", "setting"]].copy()
-    brief["UEI"], brief["accuracy"] = with_range(table, "uei"), with_range(table, "accuracy")
-    columns = {"uei_valid": "UEI on validation", "area_valid": "area on validation", "area_test": "area on test"}
+    for column, title in {"uei": "UEI", "accuracy": "accuracy"}.items():
+        brief[title] = table[column].map("{:.3f}".format)
+        brief[f"change of {title}"] = with_range(changed, column, signed=True).where(changed[column].notna(), "–")
+    columns = {"uei_pick": "UEI where picked", "area_valid": "area on validation", "area_test": "area on test"}
     for column, title in columns.items():
         brief[title] = table[column].map("{:.3f}".format)
-    brief["worsened"] = table.worsened.map("{:.1f}".format)
     return brief
 
 
-def with_range(table: pd.DataFrame, column: str) -> pd.Series:
-    """A column with its `_low` and `_high`, as text: 0.123 (0.120–0.126)."""
-    middle, low, high = (table[f"{column}{end}"].map("{:.3f}".format) for end in ENDS)
-    return middle + " (" + low + "–" + high + ")"
+def with_range(table: pd.DataFrame, column: str, *, signed: bool = False) -> pd.Series:
+    """A column with its `_low` and `_high`, as text: 0.123 (0.120–0.126), or signed, -0.010 (-0.012 to +0.001)."""
+    form, word = ("{:+.3f}", " to ") if signed else ("{:.3f}", "–")
+    middle, low, high = (table[f"{column}{end}"].map(form.format) for end in ENDS)
+    return middle + " (" + low + word + high + ")"
 
 
 def shown(table: pd.DataFrame, digits: int = 3) -> Styler:

@@ -4,12 +4,13 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from fairnb.ablations import ABLATIONS, Setting, ablate
+from fairnb.ablations import ABLATIONS, Setting, ablate, against
+from fairnb.baselines import group_thresholds
 from fairnb.calibrated import calibrated_multi_task, fit_near, group_directions, recalibrate
 from fairnb.features import Features
 from fairnb.metrics import accuracy, chance_index, contingency_table, underestimation_index
 from fairnb.mopso import Swarm
-from fairnb.strategies import evaluate, multi_task, pick
+from fairnb.strategies import answers, evaluate, multi_task, pick
 
 SWARM = Swarm(particles=30, iterations=30)
 
@@ -56,8 +57,8 @@ def test_indifference_trades_uei_below_chance_for_accuracy():
 def test_only_the_threshold_and_the_groups_direction_move():
     valid, heads = make()
     search = calibrated_multi_task(valid, heads, SWARM)
-    better = recalibrate(valid.x, valid.labels, heads)
-    along = group_directions(valid)[0]
+    better, _ = recalibrate(valid.x, valid.labels, heads)
+    along = group_directions(valid)[0][0]
     moved = search.heads - better
     for row in moved[:, :-1]:
         assert torch.nn.functional.cosine_similarity(row, along[:-1], dim=0).abs() > 0.999 or row.norm() < 1e-5
@@ -72,8 +73,9 @@ def test_only_the_threshold_and_the_groups_direction_move():
 def test_recalibration_is_logistic_regression_with_a_prior():
     valid, heads = make(images=400, columns=5)
     truth = valid.labels.T.float()
-    far = fit_near(valid.x, truth, heads, reach=1e4)
-    near = fit_near(valid.x, truth, heads, reach=1e-4)
+    far, steps = fit_near(valid.x, truth, heads, reach=1e4)
+    near, _ = fit_near(valid.x, truth, heads, reach=1e-4)
+    assert 5 < steps < 200
     for label in range(3):
         expected = LogisticRegression(C=np.inf).fit(valid.x.numpy(), valid.labels[:, label].numpy())
         np.testing.assert_allclose(far[label, :-1], expected.coef_[0], atol=0.02)
@@ -81,20 +83,24 @@ def test_recalibration_is_logistic_regression_with_a_prior():
     torch.testing.assert_close(near[:, :-1], heads[:, :-1], atol=1e-3, rtol=0)
     # the same prior in scikit-learn, around 0: weights of variance τ², C = τ²
     reach, variance = 0.7, float(valid.x.var(0, correction=0).sum())
-    held = fit_near(valid.x, truth, torch.zeros_like(heads), reach=reach)
+    held, _ = fit_near(valid.x, truth, torch.zeros_like(heads), reach=reach)
     ridge = LogisticRegression(C=reach**2 / variance).fit(valid.x.numpy(), valid.labels[:, 0].numpy())
     np.testing.assert_allclose(held[0, :-1], ridge.coef_[0], atol=0.01)
 
     def loss(layer):
         return binary_cross_entropy_with_logits(valid.x @ layer[:, :-1].T + layer[:, -1], valid.labels.float())
 
-    assert loss(far) < loss(recalibrate(valid.x, valid.labels, heads)) < loss(heads)
+    recalibrated, more = recalibrate(valid.x, valid.labels, heads)
+    assert loss(far) < loss(recalibrated) < loss(heads)
+    assert more > 30 * 2  # five folds at six reaches, and once more
+    search = calibrated_multi_task(valid, heads, SWARM)
+    assert search.fronts.evaluations > SWARM.evaluations + more
 
 
 def test_three_groups_have_two_directions():
     valid, heads = make()
     three = Features(valid.x, valid.labels, torch.arange(len(valid.x)) % 3, 3)
-    assert group_directions(three).shape == (2, 13)
+    assert group_directions(three)[0].shape == (2, 13)
     search = calibrated_multi_task(three, heads, SWARM)
     before, after = (underestimation_index(evaluate(three, each)) for each in (heads, search.heads))
     assert (after < before).all()
@@ -131,7 +137,9 @@ def test_ablations_vary_what_they_say():
     (valid, heads), (test, _) = make(), make(seed=1)
     on = Setting({"valid": valid, "test": test}, heads, torch.tensor([True, True, False]), Swarm(particles=20, iterations=9))
     names = ["perturbation", "grid", "particles at equal evaluations", "start", "tolerance", "images of the pick"]
-    rows = {(row["ablation"], row["setting"]): row for row in ablate(on, names)}
+    trials = {(trial.ablation, trial.setting): trial for trial in ablate(on, names)}
+    assert all(trial.outcome.method == setting for (_, setting), trial in trials.items())
+    rows = {place: trial.row for place, trial in trials.items()}
     assert {name for name, _ in rows} == set(names)
     assert all(len(ABLATIONS[name]) == sum(ablation == name for ablation, _ in rows) for name in names)
     own = [row for (_, setting), row in rows.items() if setting == "as in the chapters"]
@@ -148,3 +156,45 @@ def test_ablations_vary_what_they_say():
         next(ablate(on, ["gird"]))
     with pytest.raises(ValueError, match="give the layer before the last"):
         list(ablate(on, ["layers of dynamic weighting"]))
+
+
+def test_the_calibrated_search_is_taken_apart():
+    (valid, heads), (test, _) = make(), make(seed=1)
+    on = Setting(
+        {"valid": valid, "test": test}, heads, torch.tensor([True, True, False]), Swarm(particles=20, iterations=19)
+    )
+    trials = {trial.setting: trial for trial in ablate(on, ["parts of the calibrated search"])}
+    before = accuracy(evaluate(valid, heads))[:2]
+    for trial in trials.values():
+        lost = before - accuracy(trial.outcome.valid)
+        assert (lost <= on.tolerance + 1e-9).all()  # of the base model's accuracy, wherever the search began
+    by_hand = group_thresholds(valid, heads, searched=on.searched)
+    plain = trials["group thresholds on the base model's"]
+    assert torch.equal(plain.outcome.test, answers(test, by_hand.heads)[:2])
+    indifferent = trials["group thresholds on the base model's, its pick"]
+    assert indifferent.row["accuracy"] > 0
+    assert accuracy(indifferent.outcome.valid).mean() > accuracy(plain.outcome.valid).mean()
+    assert indifferent.outcome.needs_group
+    assert not trials["label thresholds on them, its pick"].outcome.needs_group
+    better, _ = recalibrate(valid.x, valid.labels[:, :2], heads[:2])
+    alone = answers(test, heads)[:2]
+    f, g = (underestimation_index(evaluate(valid, torch.cat([part, heads[2:]])))[:2] for part in (better, heads[:2]))
+    taken = answers(test, torch.cat([better, heads[2:]]))[:2]
+    allowed = accuracy(evaluate(valid, torch.cat([better, heads[2:]])))[:2] >= before - on.tolerance
+    expected = torch.where(((f < g) & allowed).unsqueeze(1), taken, alone)
+    assert torch.equal(trials["recalibrated heads, no search"].outcome.test, expected)
+
+
+def test_the_tolerance_counts_from_the_base_model_wherever_the_swarms_begin():
+    valid, heads = make()
+    better, _ = recalibrate(valid.x, valid.labels, heads)
+    search = multi_task(valid, heads, SWARM, tolerance=0.02, begin=better)
+    assert [acc[0].item() for acc in search.accuracy] == pytest.approx(accuracy(evaluate(valid, heads)).tolist())
+    assert (accuracy(evaluate(valid, search.heads)) >= accuracy(evaluate(valid, heads)) - 0.02 - 1e-9).all()
+    other = multi_task(valid, heads, SWARM, tolerance=0.02)
+    assert not torch.equal(search.fronts.positions, other.fronts.positions)
+
+
+def test_what_a_setting_is_compared_with():
+    assert against("grid", "one cell") == "as in the chapters"
+    assert against("pick of every method", "soft UEI, 30 % held out") == "soft UEI"

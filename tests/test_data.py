@@ -3,7 +3,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from fairnb.data import decode_images, download_celeba, open_dataset, read_celeba
+from fairnb.data import SPLITS, decode_images, download_celeba, open_dataset, read_celeba
 from tests.conftest import NAMES, SIZES, make_celeba
 
 
@@ -212,3 +212,24 @@ def _edit(path, line, change):
 
 def _replace(path, old, new):
     path.write_text(path.read_text().replace(old, new))
+
+
+def test_who_is_shown_is_read_where_it_is_written(celeba):
+    assert read_celeba(celeba).person is None
+    names = [line.split()[0] for line in (celeba / "list_attr_celeba.txt").read_text().splitlines()[2:]]
+    people = {name: 7 * (place // 3) for place, name in enumerate(names)}
+    rows = [f"{name} {people[name]}" for name in reversed(names)]
+    (celeba / "identity_CelebA.txt").write_text("\n".join(rows) + "\n")
+    faces = read_celeba(celeba)
+    assert faces.person is not None
+    assert faces.person.tolist() == [people[name] for name in names]
+    few = faces.limited(2)
+    assert few.person is not None
+    assert few.person.tolist() == [faces.person[row] for split in SPLITS for row in faces.rows(split)[:2].tolist()]
+    assert faces.fingerprint() == read_celeba(celeba).fingerprint()
+    (celeba / "identity_CelebA.txt").write_text("\n".join(rows[:-1]) + "\n")
+    with pytest.raises(ValueError, match=r"identity_CelebA.txt has no person for 1 images"):
+        read_celeba(celeba)
+    (celeba / "identity_CelebA.txt").write_text("000001.jpg\n")
+    with pytest.raises(ValueError, match=r"identity_CelebA.txt, line 1: expected an image and a number"):
+        read_celeba(celeba)

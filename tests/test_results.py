@@ -9,7 +9,7 @@ import pytest
 
 from fairnb.ablations import ABLATIONS
 from fairnb.pages import SUMMARISED
-from fairnb.tables import METHODS, ablation
+from fairnb.tables import METHODS, ablation, in_brief
 
 RESULTS = sorted(path.parent for path in (Path(__file__).parents[1] / "results").glob("*/methods.csv"))
 
@@ -34,39 +34,60 @@ def test_results_say_what_they_are_of(folder):
     assert all(methods.uei[method] == pytest.approx(value, abs=1e-5) for method, value in means.items())
 
 
-@pytest.mark.parametrize("folder", RESULTS, ids=lambda folder: folder.name)
+ABLATED = [folder for folder in RESULTS if (folder / "ablations.csv").exists()]
+
+
+@pytest.mark.parametrize("folder", ABLATED, ids=lambda folder: folder.name)
 def test_ablations_are_whole(folder):
     rows = pd.read_csv(folder / "ablations.csv").assign(data=folder.name)
+    changed = pd.read_csv(folder / "ablation_differences.csv")
     known = json.loads((folder / "provenance.json").read_text())
     for name, settings in ABLATIONS.items():
         table = ablation(rows, name)
-        assert table.setting.tolist() == list(settings)
+        assert table.setting.tolist()[: len(settings)] == list(settings)
         assert (table.seeds == known["seeds"]).all()
         assert (table.uei_low <= table.uei).all()
-    own = rows[rows.setting == "as in the chapters"].groupby("seed").uei.nunique()
-    assert (own <= 2).all()  # the multi-task search's and dynamic weighting's
+        own: Any = changed[changed.ablation == name].set_index("setting")
+        assert set(own.index) <= set(table.setting)
+        if name != "pick of every method":
+            assert set(own.index) == set(list(settings)[1:])
+        means = table.set_index("setting").uei
+        for setting, row in own.iterrows():
+            assert row.uei == pytest.approx(means[setting] - means[row.against], abs=1e-5)
+            assert row.uei_low <= row.uei <= row.uei_high
+    searched = rows[rows.setting == "as in the chapters"].groupby("seed").uei.nunique()
+    assert (searched <= 2).all()  # the multi-task search's and dynamic weighting's
 
 
 def test_the_photographs_are_there_with_every_peer():
     assert "photographs" in [folder.name for folder in RESULTS]
-    methods = set(pd.read_csv(next(f for f in RESULTS if f.name == "photographs") / "methods.csv").method)
+    folder = next(folder for folder in RESULTS if folder.name == "photographs")
+    table: Any = pd.read_csv(folder / "methods.csv")
     peers = {
         "reweighing", "domain-independent", "fairlearn, equal odds", "fairlearn, equal true positive rates",
         "torchjd UPGrad", "pymoo NSGA-II", "jMetalPy SMPSO", "multi-task, held-out pick",
     }  # fmt: skip
-    assert peers <= methods
+    assert peers <= set(table.method)
+    assert set(table.units) == {"654 people"}
+    spent = table.set_index("method").evaluations
+    for peer in ("random search", "pymoo NSGA-II", "jMetalPy SMPSO"):
+        assert spent[peer] == spent["multi-task"]
+    for areas in json.loads((folder / "provenance.json").read_text())["widths"].values():
+        widths = sorted(areas, key=float)
+        assert max(areas, key=lambda width: areas[width]) not in (widths[0], widths[-1])  # no box was too small to try
 
 
 def test_an_ablation_by_hand():
     rows = pd.DataFrame(
         {
             "data": "d", "ablation": "a", "setting": ["x", "x", "y"], "seed": [0, 1, 0], "uei": [0.1, 0.3, 0.5],
-            "accuracy": [0.9, 0.8, 0.7], "worsened": [1, 2, 3], "uei_valid": 0.0, "area_valid": 0.5, "area_test": 0.4,
+            "accuracy": [0.9, 0.8, 0.7], "higher": [1, 2, 3], "uei_valid": 0.0, "uei_pick": [0.1, 0.2, 0.0],
+            "area_valid": 0.5, "area_test": 0.4,
             "evaluations": 10, "seconds": [1.0, 3.0, 2.0],
         }
     )  # fmt: skip
     table: Any = ablation(rows, "a").set_index("setting")
-    assert table.loc["x", ["seeds", "uei", "uei_low", "uei_high", "worsened", "seconds"]].tolist() == [
+    assert table.loc["x", ["seeds", "uei", "uei_low", "uei_high", "higher", "seconds"]].tolist() == [
         2,
         0.2,
         0.1,
@@ -74,5 +95,14 @@ def test_an_ablation_by_hand():
         1.5,
         2.0,
     ]
+    changed = pd.DataFrame(
+        {
+            "data": "d", "ablation": "a", "setting": ["y"], "uei": [-0.01], "uei_low": [-0.02], "uei_high": [0.001],
+            "accuracy": [0.0], "accuracy_low": [-0.1], "accuracy_high": [0.1],
+        }
+    )  # fmt: skip
+    brief = in_brief(ablation(rows, "a"), changed, "a").set_index("setting")
+    assert brief["change of UEI"].to_dict() == {"x": "–", "y": "-0.010 (-0.020 to +0.001)"}
+    assert brief["UEI where picked"].to_dict() == {"x": "0.150", "y": "0.000"}
     with pytest.raises(ValueError, match="unknown ablation 'b'"):
         ablation(rows, "b")

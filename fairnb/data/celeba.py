@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from fairnb.data.faces import SPLITS, Faces, choose_labels
 from fairnb.data.images import ImageFolder, Images, ImageZip
@@ -27,7 +28,7 @@ def read_celeba(root: str | Path, sensitive: str = "Male", targets: Sequence[str
 
     Args:
         root: folder with `list_attr_celeba.txt` (or `.csv`), `list_eval_partition.txt` (or `.csv`) and either
-            `img_align_celeba/` or `img_align_celeba.zip`.
+            `img_align_celeba/` or `img_align_celeba.zip`; `identity_CelebA.txt` (or `.csv`) is read where it is there.
         sensitive: the attribute that splits people into groups; it is never a target.
         targets: attributes to predict; empty for all but the sensitive one.
 
@@ -54,6 +55,7 @@ def read_celeba(root: str | Path, sensitive: str = "Male", targets: Sequence[str
     if unassigned:
         raise ValueError(f"{partition_file.name} has no split for {len(unassigned):,} images: {some(unassigned)}")
 
+    person = _read_people(root, names)
     table = torch.tensor(values, dtype=torch.bool)
     return Faces(
         images=_find_images(root, names),
@@ -63,6 +65,7 @@ def read_celeba(root: str | Path, sensitive: str = "Male", targets: Sequence[str
         label_names=tuple(header[column] for column in kept),
         group_names=group_names,
         sensitive=sensitive,
+        person=person,
     )
 
 
@@ -136,6 +139,25 @@ def read_attributes(path: Path) -> tuple[list[str], list[str], list[list[bool]]]
     if path.suffix != ".csv" and [str(len(names))] != lines[0]:
         raise ValueError(f"{path.name} says {' '.join(lines[0])} rows and has {len(names):,}: was it cut short?")
     return header, names, values
+
+
+def _read_people(root: Path, names: list[str]) -> Tensor | None:
+    """A number for whoever each image shows, int64 [N]; None where there is no such file."""
+    try:
+        path = _find(root, "identity_CelebA.txt", "identity_CelebA.csv")
+    except FileNotFoundError:
+        return None  # Kaggle's copy has none
+    people: dict[str, int] = {}
+    for number, words in enumerate(_lines(path), start=1):
+        if not any(words) or (number == 1 and path.suffix == ".csv"):
+            continue
+        if len(words) != 2 or not words[1].isdigit():
+            raise ValueError(f"{path.name}, line {number}: expected an image and a number, found {' '.join(words)!r}")
+        people[words[0]] = int(words[1])
+    unknown = [name for name in names if name not in people]
+    if unknown:
+        raise ValueError(f"{path.name} has no person for {len(unknown):,} images: {some(unknown)}")
+    return torch.tensor([people[name] for name in names])
 
 
 def _read_partition(path: Path) -> dict[str, int]:

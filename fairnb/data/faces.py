@@ -51,6 +51,8 @@ class Faces:
         label_names: the L attributes, in the order of the file they came from.
         group_names: the G groups, in words.
         sensitive: name of the sensitive attribute.
+        person: int64 [N], a number for whoever an image shows, where that is known: images of one person are no independent
+            evidence.
     """
 
     images: Images
@@ -60,6 +62,7 @@ class Faces:
     label_names: tuple[str, ...]
     group_names: tuple[str, ...]
     sensitive: str
+    person: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Check that the parts fit.
@@ -68,8 +71,9 @@ class Faces:
             ValueError: if the parts disagree in length, or a split has no images.
         """
         n = len(self.images)
-        for name, part in (("labels", self.labels), ("group", self.group), ("split", self.split)):
-            if len(part) != n:
+        for name in ("labels", "group", "split", "person"):
+            part = getattr(self, name)
+            if part is not None and len(part) != n:
                 raise ValueError(f"{name} has {len(part):,} rows for {n:,} images")
         for code, split in enumerate(SPLITS):
             if not bool((self.split == code).any()):
@@ -155,6 +159,7 @@ class Faces:
             labels=self.labels[rows],
             group=self.group[rows],
             split=self.split[rows],
+            person=None if self.person is None else self.person[rows],
         )
 
 
