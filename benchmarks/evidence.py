@@ -108,6 +108,8 @@ def main() -> int:
     parser.add_argument("--no-peers", action="store_true", help="leave out what the other libraries do")
     parser.add_argument("--no-ablations", action="store_true")
     arguments = parser.parse_args()
+    if arguments.name == "photographs" and (arguments.no_training or arguments.no_peers or arguments.no_ablations):
+        parser.error("chapters 05 and 06 read all of results/photographs: give a part of it another name")
     logging.disable(logging.INFO)  # jMetalPy tells each step
     warnings.simplefilter("ignore")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))

@@ -14,6 +14,9 @@ from urllib.parse import quote
 
 import nbformat
 import pandas as pd
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.transforms import SphinxTransform
 
 from fairnb.chapters import ChapterError, chapters
 from fairnb.compare import shown
@@ -57,7 +60,8 @@ def build_book(root: Path, executed: Path, say: Callable[[str], None] = print) -
     for name in chapters(root):
         page = nbformat.read(executed / f"{name}.ipynb", as_version=4)
         describe_figures(page)
-        put_below_title(page, about(name, run) + "\n" + (BANNERS["drawn"] if name == DRAWN_PAGE else banner))
+        own = BANNERS["drawn"] if name == DRAWN_PAGE else banner if _shows_data(page) else ""
+        put_below_title(page, about(name, run) + "\n" + own)
         nbformat.write(page, target / f"{name}.ipynb")
     (target / "banner.md").write_text(banner or "% This run's images are photographs.\n")  # the introduction includes it
     shutil.copyfile(executed.parent / "comparison.png", target / "comparison.png")  # and shows this
@@ -111,6 +115,10 @@ def put_below_title(page: nbformat.NotebookNode, text: str) -> None:
     page.cells[0].source = f"{title}\n\n{text}\n{rest}" if text.strip() else page.cells[0].source
 
 
+def _shows_data(page: nbformat.NotebookNode) -> bool:
+    return any("Experiment(" in cell.source for cell in page.cells)
+
+
 def _summary(root: Path, run: Path) -> pd.DataFrame:
     """The introduction's table: what each of the main methods reaches, in this run and on the photographs."""
     sources = {"this run": run, "photographs": root / "results" / "photographs"}
@@ -127,3 +135,39 @@ def _made_of(root: Path) -> str:
     """A key to everything that the pages are made of."""
     sources = [path for path in (root / "book").rglob("*") if "_build" not in path.relative_to(root).parts]
     return content_key(digest_files(root, [*sources, root / "_config.yml"]))
+
+
+# ---------------------------------------------------------------------------- a Sphinx extension, named in _config.yml
+
+
+class captioned_table(nodes.figure):
+    """A notebook's table with its caption: shown like a figure, numbered like a table."""
+
+
+class NumberTablesAsTables(SphinxTransform):
+    """A notebook's captioned output comes as a figure; the ones that are named `tab-…` are tables."""
+
+    default_priority = 800
+
+    def apply(self, **_: object) -> None:
+        """Put the other node in their place."""
+        for figure in list(self.document.findall(nodes.figure)):
+            if any(name.startswith("tab-") for name in figure["names"]):
+                table = captioned_table("", *figure.children, **figure.attributes)
+                figure.replace_self(table)
+                self.document.ids |= dict.fromkeys(table["ids"], table)  # where references look it up
+
+
+def _without_roles(app: Sphinx, name: str, template: str, context: dict[str, Any], doctree: object) -> None:
+    """The bibliography is marked as a list whose entries are no list items, which readers' programs stumble over."""
+    if "body" in context:
+        context["body"] = context["body"].replace('role="list" class="citation-list"', 'class="citation-list"')
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.connect("html-page-context", _without_roles)
+    visitors = (lambda self, node: self.visit_figure(node), lambda self, node: self.depart_figure(node))
+    app.add_enumerable_node(captioned_table, "table", html=visitors)
+    app.add_transform(NumberTablesAsTables)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -99,9 +99,9 @@ def learning_curves(history: pd.DataFrame) -> Figure:
         "mean accuracy": {"val_accuracy": "validation"},
         "mean UEI": {"val_uei": "validation"},
     }
-    figure, axes = plt.subplots(1, 4, figsize=(11, 2.7), layout="constrained")
+    figure, axes = plt.subplots(2, 2, figsize=(7, 4.6), sharex=True, layout="constrained")
     best = history.epoch[history.best].iloc[0]
-    for axis, (title, lines) in zip(axes, panels.items(), strict=True):
+    for axis, (title, lines) in zip(axes.flat, panels.items(), strict=True):
         for column, name in lines.items():
             dashed = column == "loss"
             colour, style = (PALETTE[7], "--") if dashed else (PALETTE[0], "-")
@@ -109,9 +109,11 @@ def learning_curves(history: pd.DataFrame) -> Figure:
                 history.epoch, history[column], style, color=colour, marker="." if len(history) < 30 else "", label=name
             )
         axis.axvline(best, color=PALETTE[2], linestyle=":", label="epoch kept")
-        axis.set(title=title, xlabel="epoch")
+        axis.set(title=title)
         axis.xaxis.get_major_locator().set_params(integer=True)
-    axes[0].legend(fontsize="x-small")
+    for axis in axes[1]:
+        axis.set(xlabel="epoch")
+    axes[0, 0].legend(fontsize="x-small")
     return figure
 
 
