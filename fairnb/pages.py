@@ -134,7 +134,7 @@ def _summary(root: Path, run: Path) -> pd.DataFrame:
 def _made_of(root: Path) -> str:
     """A key to everything that the pages are made of."""
     sources = [path for path in (root / "book").rglob("*") if "_build" not in path.relative_to(root).parts]
-    return content_key(digest_files(root, [*sources, root / "_config.yml"]))
+    return content_key([digest_files(root, [*sources, root / "_config.yml"]), Path(__file__).read_text()])
 
 
 # ---------------------------------------------------------------------------- a Sphinx extension, named in _config.yml

@@ -77,8 +77,12 @@ def test_a_mitigated_training_and_other_parameters_are_methods_of_their_own(runs
     both: Any = compare([runs / f"{kind}-{seed}" for kind in ("plain", "reweighed") for seed in (0, 1)], draws=400).methods
     assert {"reweighing", "multi-task", "multi-task after reweighing"} <= set(both.method)
     assert (both.seeds == 2).all()
-    mixed: Any = compare([runs / "plain-0", runs / "plain-1", runs / "reweighed-1"], draws=400).methods
+    said: list[str] = []
+    three = [runs / "plain-0", runs / "plain-1", runs / "reweighed-1"]
+    mixed: Any = compare(three, draws=400, say=said.append).methods
     assert (mixed.seeds == 1).all()  # the seed that all have
+    assert len(said) == 1
+    assert said[0].startswith("seed 0 is left out: it is not there for reweighing")
 
 
 def test_a_method_is_told_apart_only_by_what_it_depends_on(celeba, runs):
@@ -105,6 +109,7 @@ def test_the_command_prints_the_table_and_writes_it(runs, tmp_path):
     methods = pd.read_csv(tmp_path / "methods.csv")
     for text in (*shown(methods).method, *shown(methods).UEI):
         assert text in done.output
+    assert f"{methods.units[0]} of the test split drawn anew, seeds: 2." in done.output
     assert {path.name for path in tmp_path.iterdir()} == {"methods.csv", "changes.csv", "differences.csv"}
     wanted = [
         "method", "seeds", "uei", "uei_low", "uei_high", "accuracy", "accuracy_low", "accuracy_high", "worsened",
