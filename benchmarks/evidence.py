@@ -114,7 +114,7 @@ def main() -> int:
     warnings.simplefilter("ignore")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
     values, _ = whole_parameters(chapters(project_root()), read_parameters(arguments.params, arguments.p))
-    begun = time.perf_counter()
+    begun, revision = time.perf_counter(), git_revision()  # before results are written into the checkout
     outcomes: list[Outcome] = []
     revisions: set[str] = set()
     trials: list[Trial] = []
@@ -155,7 +155,7 @@ def main() -> int:
         "data": (DRAWN if values["data"] == "drawn" else SILVER) + AGAIN * arguments.name.endswith("-again"),
         "date": datetime.now(UTC).date().isoformat(),
         "seeds": arguments.seeds,
-        "git_revision": {"base models": sorted(revisions), "methods": git_revision()},
+        "git_revision": {"base models": sorted(revisions), "methods": revision},
         "machine": {"cores": os.cpu_count(), **known["device"]},
         "versions": known["versions"],
         "parameters": {name: value for name, value in values.items() if name not in hidden},

@@ -260,9 +260,9 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def against(ablation: str, setting: str) -> str:
-    """The setting that another is compared with: an ablation's first, and for a held-out pick the same method without."""
-    without = setting.removesuffix(HELD_OUT_WORDS)
-    return without if without != setting else next(iter(ABLATIONS[ablation]))
+    """The setting that another is compared with: an ablation's first; among methods, the same without a held-out pick."""
+    among_methods = any(name.endswith(HELD_OUT_WORDS) for name in ABLATIONS[ablation])
+    return setting.removesuffix(HELD_OUT_WORDS) if among_methods else next(iter(ABLATIONS[ablation]))
 
 
 def ablate(

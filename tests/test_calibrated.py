@@ -197,4 +197,9 @@ def test_the_tolerance_counts_from_the_base_model_wherever_the_swarms_begin():
 
 def test_what_a_setting_is_compared_with():
     assert against("grid", "one cell") == "as in the chapters"
-    assert against("pick of every method", "soft UEI, 30 % held out") == "soft UEI"
+    assert against("images of the pick", "30 % held out") == "as in the chapters"
+    assert (
+        against("pick of every method", "soft UEI, 30 % held out")
+        == against("pick of every method", "soft UEI")
+        == "soft UEI"
+    )
