@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 from pandas.io.formats.style import Styler
 from torch import Tensor
@@ -20,9 +22,8 @@ METHODS = (
     "random search",
     "calibrated multi-task",
 )
-
-
 ENDS = {"": "mean", "_low": "min", "_high": "max"}
+INTERVAL, WHOLE = re.compile(r"\([-+\d][^)]*\)"), r'<span style="white-space: nowrap">\g<0></span>'
 
 
 def file_name(method: str) -> str:
@@ -144,21 +145,21 @@ def in_brief(table: pd.DataFrame, differences: pd.DataFrame, name: str) -> pd.Da
     for column, title in {"uei": "UEI", "accuracy": "accuracy"}.items():
         brief[title] = table[column].map("{:.3f}".format)
         brief[f"change of {title}"] = with_range(changed, column, signed=True).where(changed[column].notna(), "–")
-    columns = {"uei_pick": "UEI where picked", "area_valid": "area on validation", "area_test": "area on test"}
-    for column, title in columns.items():
-        brief[title] = table[column].map("{:.3f}".format)
+    brief["UEI where picked"] = table.uei_pick.map("{:.3f}".format)
+    brief["area, valid and test"] = table.area_valid.map("{:.3f}".format) + ", " + table.area_test.map("{:.3f}".format)
     return brief
 
 
 def with_range(table: pd.DataFrame, column: str, *, signed: bool = False) -> pd.Series:
     """A column with its `_low` and `_high`, as text: 0.123 (0.120–0.126), or signed, -0.010 (-0.012 to +0.001)."""
     form, word = ("{:+.3f}", " to ") if signed else ("{:.3f}", "–")
-    middle, low, high = (table[f"{column}{end}"].map(form.format) for end in ENDS)
+    rounded = (table[f"{column}{end}"].round(3) + 0.0 for end in ENDS)  # no minus before a zero
+    middle, low, high = (values.map(form.format) for values in rounded)
     return middle + " (" + low + word + high + ")"
 
 
 def shown(table: pd.DataFrame, digits: int = 3) -> Styler:
-    """A table as a page shows it: words instead of underscores, no row numbers, so many digits."""
-    words = table.map(lambda value: value.replace("_", " ") if isinstance(value, str) else value)
+    """A table as a page shows it: words instead of underscores, intervals on one line, no row numbers, so many digits."""
+    words = table.map(lambda value: INTERVAL.sub(WHOLE, value.replace("_", " ")) if isinstance(value, str) else value)
     words.columns = [str(name).replace("_", " ").replace("uei", "UEI") for name in table.columns]
     return words.style.hide().format(precision=digits).set_table_attributes('class="dataframe"')  # as the theme knows tables
