@@ -134,6 +134,8 @@ def ablation(rows: pd.DataFrame, name: str) -> pd.DataFrame:
 def in_brief(table: pd.DataFrame, differences: pd.DataFrame, name: str) -> pd.DataFrame:
     """An ablation's table as a page shows it: means over the seeds, and what is changed, with its 95 % interval.
 
+    UEI on the images of the pick is in the figure.
+
     Args:
         table: from `ablation`.
         differences: columns data, ablation, setting, uei, accuracy and each with `_low` and `_high`.
@@ -145,8 +147,7 @@ def in_brief(table: pd.DataFrame, differences: pd.DataFrame, name: str) -> pd.Da
     for column, title in {"uei": "UEI", "accuracy": "accuracy"}.items():
         brief[title] = table[column].map("{:.3f}".format)
         brief[f"change of {title}"] = with_range(changed, column, signed=True).where(changed[column].notna(), "–")
-    brief["UEI where picked"] = table.uei_pick.map("{:.3f}".format)
-    brief["area, valid and test"] = table.area_valid.map("{:.3f}".format) + ", " + table.area_test.map("{:.3f}".format)
+    brief["area: validation, test"] = table.area_valid.map("{:.3f}".format) + ", " + table.area_test.map("{:.3f}".format)
     return brief
 
 

@@ -103,6 +103,7 @@ def test_an_ablation_by_hand():
     )  # fmt: skip
     brief = in_brief(ablation(rows, "a"), changed, "a").set_index("setting")
     assert brief["change of UEI"].to_dict() == {"x": "–", "y": "-0.010 (-0.020 to +0.001)"}
-    assert brief["UEI where picked"].to_dict() == {"x": "0.150", "y": "0.000"}
+    assert table.uei_pick.tolist() == pytest.approx([0.15, 0.0])
+    assert brief["area: validation, test"]["x"] == "0.500, 0.400"
     with pytest.raises(ValueError, match="unknown ablation 'b'"):
         ablation(rows, "b")
