@@ -205,10 +205,11 @@ def test_a_page_says_at_its_top_that_its_faces_are_drawn(tmp_path, monkeypatch, 
     (tmp_path / "notebooks").mkdir()
     run = tmp_path / "runs" / "r"
     (run / "chapters").mkdir(parents=True)
-    page = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Title\n\nText.")])
+    title, data_cell = nbformat.v4.new_markdown_cell("# Title\n\nText."), nbformat.v4.new_code_cell("Experiment(run)")
+    pages = {"00_the_drawn_faces": [title], "01_a": [title, data_cell], "02_counts_alone": [title]}
     for folder in (tmp_path / "notebooks", run / "chapters"):
-        for name in ("00_the_drawn_faces", "01_a"):
-            nbformat.write(page, folder / f"{name}.ipynb")
+        for name, cells in pages.items():
+            nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / f"{name}.ipynb")
     known = {"begun": "2026-11-23T11:35:09+00:00", "device": {"type": "cpu", "name": "x86_64"}, "git_revision": "abc"}
     (run / "run.json").write_text(json.dumps(known | {"parameters": {"data": data, "seed": 3}}))
     (run / "comparison.png").touch()
@@ -221,6 +222,8 @@ def test_a_page_says_at_its_top_that_its_faces_are_drawn(tmp_path, monkeypatch, 
     banner = (tmp_path / "book" / "chapters" / "banner.md").read_text()
     drawn = nbformat.read(tmp_path / "book" / "chapters" / "00_the_drawn_faces.ipynb", as_version=4).cells[0].source
     assert "Nobody on this page exists." in drawn  # whatever the run's data
+    alone = nbformat.read(tmp_path / "book" / "chapters" / "02_counts_alone.ipynb", as_version=4).cells[0].source
+    assert "Nobody on this page exists." not in alone
     if data == "drawn":
         title, _, rest = shown.partition("\n")
         assert title == "# Title"

@@ -214,7 +214,8 @@ def _replace(path, old, new):
     path.write_text(path.read_text().replace(old, new))
 
 
-def test_who_is_shown_is_read_where_it_is_written(celeba):
+def test_who_is_shown_is_read_where_it_is_written(tmp_path):
+    celeba = make_celeba(tmp_path)
     assert read_celeba(celeba).person is None
     names = [line.split()[0] for line in (celeba / "list_attr_celeba.txt").read_text().splitlines()[2:]]
     people = {name: 7 * (place // 3) for place, name in enumerate(names)}

@@ -225,7 +225,7 @@ def test_summary_and_changes_by_hand():
     multi = tables.summary(labels).set_index("method").loc["multi-task"]
     assert multi.uei == pytest.approx(0.11)
     assert multi.accuracy_loss == pytest.approx(0.025)
-    assert (multi.worsened, multi.labels) == (1, 2)
+    assert (multi.higher, multi.labels) == (1, 2)
     with pytest.raises(ValueError, match="unknown method"):
         tables.changes(labels, "thresholds")
 
