@@ -125,8 +125,8 @@ def experiment(seed: int, runs: Path) -> dict[str, float]:
         "uei_multi": means.uei["multi-task"],
         "loss_dynamic": means.accuracy_loss["dynamic weighting"],
         "loss_multi": means.accuracy_loss["multi-task"],
-        "worsened_dynamic": int(means.worsened["dynamic weighting"]),
-        "worsened_multi": int(means.worsened["multi-task"]),
+        "higher_dynamic": int(means.higher["dynamic weighting"]),
+        "higher_multi": int(means.higher["multi-task"]),
     }
 
 
@@ -142,10 +142,10 @@ def phenomenon(seen: pd.DataFrame) -> list[Claim]:
     return [
         each("base: share of labels with a US below 0.8", low, "≥ 1/3", low >= 1 / 3),
         each("dynamic weighting: mean UEI, share of the base's", lower, "< 1", lower < 1),
-        each("dynamic weighting: labels worsened", seen.worsened_dynamic, "some", seen.worsened_dynamic > 0),
+        each("dynamic weighting: labels with a higher UEI", seen.higher_dynamic, "some", seen.higher_dynamic > 0),
         each("multi-task: mean UEI, share of the base's", half, "≤ 0.5", half <= 0.5),
         each("multi-task: accuracy loss", seen.loss_multi, "≤ 0.05", seen.loss_multi <= 0.05),
-        each("multi-task: labels worsened", seen.worsened_multi, "fewer", seen.worsened_multi < seen.worsened_dynamic),
+        each("multi-task: labels with a higher UEI", seen.higher_multi, "fewer", seen.higher_multi < seen.higher_dynamic),
     ]
 
 

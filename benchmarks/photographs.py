@@ -65,8 +65,8 @@ def main() -> int:
             ("multi-task: mean test UEI", multi.uei, "≤ 0.035", multi.uei <= 0.035),
             ("multi-task: accuracy loss", multi.accuracy_loss, "≤ 0.05", multi.accuracy_loss <= 0.05),
             ("dynamic weighting: mean test UEI", dynamic.uei, "in between", multi.uei < dynamic.uei < base.uei),
-            ("dynamic weighting: labels worsened", dynamic.worsened, f"of {dynamic.labels:.0f}", True),
-            ("multi-task: labels worsened", multi.worsened, f"of {multi.labels:.0f}", True),
+            ("dynamic weighting: labels with a higher UEI", dynamic.higher, f"of {dynamic.labels:.0f}", True),
+            ("multi-task: labels with a higher UEI", multi.higher, f"of {multi.labels:.0f}", True),
         ]
         if arguments.reference:
             same = (run / "labels.csv").read_bytes() == arguments.reference.read_bytes()
@@ -122,9 +122,9 @@ def spread(run: Path, data_root: Path) -> str:
                 found = strategies.multi_task(valid, heads, swarm, **common)
             after = strategies.evaluate(test, found.heads)[analysed]
             uei, loss = underestimation_index(after), accuracy(before) - accuracy(after)
-            worsened = int((uei > underestimation_index(before)).sum())
-            rows.append((method, float(uei.mean()), float(loss.mean()), worsened))
-    table = pd.DataFrame(rows, columns=["method", "uei", "accuracy_loss", "worsened"])
+            higher = int((uei > underestimation_index(before)).sum())
+            rows.append((method, float(uei.mean()), float(loss.mean()), higher))
+    table = pd.DataFrame(rows, columns=["method", "uei", "accuracy_loss", "higher"])
     return table.groupby("method").agg(["mean", "min", "max"]).round(4).to_string()
 
 
