@@ -3,11 +3,11 @@
     .venv/bin/python benchmarks/search_peers.py <folder of a run> [<folder of a run> …] [--seeds 3]
 
 A run's folder holds `features.safetensors` and `base.safetensors`. For each label that has 8 positives a group in validation
-and in test, UEI and error are minimised on validation by 50 particles in 3,000 evaluations, from the same heads. Measured is
+and in test, UEI and error are minimised on validation by 50 particles in 3,050 evaluations, from the same heads. Measured is
 the area dominated below (the base's UEI, the base's error + 0.05), as a share of that rectangle: mean over the labels.
 
 The peers search within a box around the base's head. How wide it should be, none of them can know: each is tried with
-three widths, in units of the search's own scale, and its best one counts. Ours has one setting. The paper's own coordinates
+five widths, in units of the search's own scale, and its best one counts. Ours has one setting. The paper's own coordinates
 are shown beside it. Prints a table and exits 1 where the claim falls short. Needs pymoo and jmetalpy.
 """
 
