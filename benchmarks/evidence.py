@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/evidence.py photographs --params params/photographs.yml -p data_root=<folder> [--seeds 5]
     .venv/bin/python benchmarks/evidence.py drawn --params params/demo.yml --no-training
 
-and, on data that no method was developed on, other people's faces in training, validation and test,
+and on a split that no method was developed on, the same photographs' people dealt anew, and on other drawn faces,
 
     .venv/bin/python benchmarks/resplit.py <folder> <new folder>
     … photographs-again --params params/photographs.yml -p data_root=<new folder> --no-training --no-ablations
@@ -58,7 +58,7 @@ SILVER = (
     "classifier that was trained on CelebA: silver labels, good for exercising the method and no finding about people."
 )
 DRAWN = "Drawn faces: nobody exists, and the labels follow the statistics of CelebA's annotations."
-AGAIN = " Dealt anew: other people train, validate and test than those on whom the methods were developed."
+AGAIN = " Split or drawn anew; people of an earlier validation or test split may be among those of this one."
 TUNING = {
     "base": (
         "the recipe of the parameters; the epoch by validation mAP. Some five other recipes were tried, one seed "
