@@ -1,8 +1,9 @@
-"""Deal a dataset's people anew to training, validation and test: a split on which nothing was tuned.
+"""Deal a new validation and test from the people of training: splits of people on whom nothing was tuned or judged.
 
     .venv/bin/python benchmarks/resplit.py <folder in CelebA's layout> <new folder> [--seed 1]
 
-The new folder has links to the images, and as many images in each split as before, give or take a person; nobody is in two.
+The new folder has links to the images, and about as many images in each split as before; nobody is in two. The people of
+the former validation and test are trained on.
 """
 
 from __future__ import annotations
@@ -30,18 +31,25 @@ def main() -> None:
         for name in (PARTITION, IDENTITY)
     )
     counts = split.value_counts()
-    images = person.reindex(split.index).value_counts().sort_index()
-    order = torch.randperm(len(images), generator=seeded(arguments.seed, "split by people")).tolist()
-    before = images.iloc[order].cumsum().sub(images.iloc[order])  # images of people dealt so far
-    dealt = (before >= counts[0]).astype(int) + (before >= counts[0] + counts[1]).astype(int)
+    images = pd.crosstab(person, split.reindex(person.index))  # of each person, in each split
+    own = images[0]
+    own = own[own.between(1, images[[1, 2]].max(axis=None))]  # nobody has more of a split than anyone had
+    order = torch.randperm(len(own), generator=seeded(arguments.seed, "split by people")).tolist()
+    before = own.iloc[order].cumsum().sub(own.iloc[order])  # images of people dealt so far
+    dealt = pd.Series(0, index=sorted(person.unique()))
+    dealt[before.index[before < counts[1] + counts[2]]] = 2
+    dealt[before.index[before < counts[1]]] = 1
+    splits = person.map(dealt).reindex(split.index)
+    if splits.nunique() < 3:
+        raise SystemExit(f"{folder}: training has {images[0].sum()} images, too few to deal another validation and test from")
     new.mkdir(parents=True)
     for path in folder.iterdir():
         if path.name != PARTITION:
             (new / path.name).symlink_to(path)
-    rows = (f"{name} {dealt[person[name]]}\n" for name in split.index)
+    rows = (f"{name} {code}\n" for name, code in splits.items())
     with write_beside(new / PARTITION) as path:
         path.write_text("".join(rows))
-    print(person.map(dealt).reindex(split.index).value_counts().sort_index().to_dict())
+    print(splits.value_counts().sort_index().to_dict())
 
 
 if __name__ == "__main__":
