@@ -41,7 +41,7 @@ def main() -> None:
     dealt[before.index[before < counts[1]]] = 1
     splits = person.map(dealt).reindex(split.index)
     if splits.nunique() < 3:
-        raise SystemExit(f"{folder}: training has {images[0].sum()} images, too few to deal another validation and test from")
+        raise SystemExit(f"{folder}: training has too few images to deal others from")
     new.mkdir(parents=True)
     for path in folder.iterdir():
         if path.name != PARTITION:
