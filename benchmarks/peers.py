@@ -110,7 +110,7 @@ def both_gradients(
     f = uei_and_error(Scorer(valid, where)(candidates))
     keep = non_dominated(f)
     positions, values = ([part[s, keep[s]] for s in range(len(start))] for part in (candidates, f))
-    cost = len(preferences) * steps
+    cost = 2 * len(preferences) * steps  # gradients
     return picked_from(judge, heads, where, start, positions, values, cost, tolerance, bool(held_out))
 
 

@@ -10,14 +10,14 @@ chapter "What matters".
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
 from torch import Tensor
 
 from fairnb.baselines import BASELINES, picked_from
-from fairnb.calibrated import calibrated_multi_task, indifferent_to, recalibrate
+from fairnb.calibrated import INDIFFERENCE, calibrated_multi_task, indifferent_to, recalibrate
 from fairnb.evidence import Outcome, outcome
 from fairnb.features import Features
 from fairnb.messages import unknown
@@ -40,6 +40,7 @@ class Setting:
         swarm: how the default flies.
         seed: of the searches.
         tolerance, spread, epsilon, steer, whiten: as in the chapters.
+        searches: what variants have found here already.
     """
 
     features: dict[str, Features]
@@ -54,6 +55,13 @@ class Setting:
     epsilon: float = 0.01
     steer: str = "float32"
     whiten: bool = False
+    searches: dict[Variant, Search] = field(default_factory=dict)
+
+    def search(self, variant: Variant) -> Search:
+        """What a variant finds, searched for once."""
+        if variant not in self.searches:
+            self.searches[variant] = variant(self)
+        return self.searches[variant]
 
     @property
     def common(self) -> dict[str, Any]:
@@ -74,7 +82,8 @@ class Trial:
         ablation, setting: by which it is found in `ABLATIONS`.
         outcome: what its model answers.
         row: ablation, setting, seed, uei, accuracy, higher, uei_valid, uei_pick, area_valid, area_test, evaluations,
-            seconds; on test where nothing else is said. `higher` counts the labels whose UEI is above the base model's.
+            seconds; on test where nothing else is said. `higher` counts the labels whose UEI is above the base model's;
+            `seconds` are those of what had to be searched for.
     """
 
     ablation: str
@@ -86,14 +95,20 @@ class Trial:
 Variant = Callable[[Setting], Search]
 
 
-def _multi(begin: Callable[[Setting], Tensor] | None = None, swarm: dict[str, Any] | None = None, **how: Any) -> Variant:
+def _multi(swarm: dict[str, Any] | None = None, **how: Any) -> Variant:
     """The multi-task fix with something changed."""
 
     def find(on: Setting) -> Search:
-        settings = on.flown | {"begin": begin(on) if begin else None} | how
-        return multi_task(on.features["valid"], on.heads, replace(on.swarm, **(swarm or {})), **settings)
+        return multi_task(on.features["valid"], on.heads, replace(on.swarm, **(swarm or {})), **on.flown | how)
 
     return find
+
+
+def _from_recalibrated(on: Setting) -> Search:
+    """The multi-task fix from recalibrated heads, which it pays for from its evaluations."""
+    heads, cost = _recalibrated(on)
+    left = max(1, round((on.swarm.evaluations - cost) / on.swarm.particles) - 1)
+    return _paid(_multi({"iterations": left}, begin=heads)(on), cost)
 
 
 def _dynamic(**how: Any) -> Variant:
@@ -122,32 +137,54 @@ def _as_many(particles: int) -> Variant:
     return find
 
 
-def _recalibrated(on: Setting) -> Tensor:
-    """The base model's heads, those searched fitted anew on validation."""
+def _recalibrated(on: Setting) -> tuple[Tensor, int]:
+    """The base model's heads, those searched fitted anew on validation; and how often a gradient was computed for it."""
     valid, heads = on.features["valid"], on.heads.clone()
-    heads[on.searched], _ = recalibrate(valid.x, valid.labels[:, on.searched], heads[on.searched], seed=on.seed)
-    return heads
+    heads[on.searched], cost = recalibrate(valid, valid.labels[:, on.searched], heads[on.searched], seed=on.seed)
+    return heads, cost
+
+
+def _paid(search: Search, cost: int) -> Search:
+    """The same search, whose preparation cost so many evaluations more."""
+    return replace(search, fronts=replace(search.fronts, evaluations=search.fronts.evaluations + cost))
 
 
 def _only_recalibrated(on: Setting) -> Search:
     """Nothing is searched: each label's recalibrated head, or the base model's, by the common rule of the pick."""
     valid, where = on.features["valid"], on.searched.nonzero().squeeze(1)
-    better = _recalibrated(on)[where].unsqueeze(1)  # [S, 1, D + 1]
+    heads, cost = _recalibrated(on)
+    better = heads[where].unsqueeze(1)  # [S, 1, D + 1]
     values = uei_and_error(Scorer(valid, where)(better))
-    return picked_from(valid, on.heads, where, on.heads[where], list(better), list(values), 1, on.tolerance, False)
+    return picked_from(valid, on.heads, where, on.heads[where], list(better), list(values), cost + 1, on.tolerance, False)
 
 
-def _thresholds(name: str, indifference: float, begin: Callable[[Setting], Tensor] | None = None) -> Variant:
-    """Thresholds with the pick of the calibrated search, on the base model's heads or others."""
+def _on_recalibrated(name: str) -> Variant:
+    """Thresholds on recalibrated heads."""
 
     def find(on: Setting) -> Search:
-        valid, where = on.features["valid"], on.searched.nonzero().squeeze(1)
-        fronts = BASELINES[name](valid, begin(on) if begin else on.heads, **on.common).fronts
+        heads, cost = _recalibrated(on)
+        return _paid(BASELINES[name](on.features["valid"], heads, **on.common), cost)
+
+    return find
+
+
+def repicked(variant: Variant, *, indifference: float = 0.0, tolerance: float | None = None) -> Variant:
+    """What a search a label finds, with another pick.
+
+    Args:
+        variant: the search.
+        indifference: see `fairnb.calibrated.calibrated_multi_task`.
+        tolerance: accuracy that each label may lose; the setting's by default.
+    """
+
+    def find(on: Setting) -> Search:
+        valid, where, fronts = on.features["valid"], on.searched.nonzero().squeeze(1), on.search(variant).fronts
         start = on.heads[where]
         base = uei_and_error(Scorer(valid, where)(start.unsqueeze(1)))[:, 0]
         equal = indifferent_to(fronts, score_heads(valid, fronts.positions, where), indifference)
         start = start.repeat(1, fronts.positions.shape[-1] // start.shape[1])  # for each group, where groups have their own
-        return pick_each(fronts, start, base, on.heads, where, on.tolerance, indifferent=equal)
+        lost = on.tolerance if tolerance is None else tolerance
+        return pick_each(fronts, start, base, on.heads, where, lost, indifferent=equal)
 
     return find
 
@@ -171,7 +208,26 @@ def _baseline(name: str, **how: Any) -> Variant:
 
 CHAPTERS = "as in the chapters"
 MULTI, DYNAMIC, CALIBRATED = _multi(), _dynamic(), _calibrated()
-HELD_OUT, HELD_OUT_WORDS = 0.3, ", 30 % held out"
+METHOD: dict[str, Variant] = {  # as chapter 05 compares them
+    "dynamic weighting": DYNAMIC,
+    "multi-task": MULTI,
+    "calibrated multi-task": CALIBRATED,
+    **{name: _baseline(name) for name in BASELINES},
+}
+HELD_OUT = 0.3
+# Ablations of every method, the words behind a method's name, and what is compared with what: the second with the first.
+OF_METHODS = {
+    "pick of every method": ("", ", 30 % held out"),
+    "indifference of every method": (", lowest UEI", ", indifferent"),
+}
+
+
+def two_picks(method: str, variant: Variant) -> dict[str, Variant]:
+    """A method's search with the pick of lowest UEI and with the calibrated search's, by their settings' names."""
+    picks = repicked(variant), repicked(variant, indifference=INDIFFERENCE)
+    return {f"{method}{words}": pick for words, pick in zip(OF_METHODS["indifference of every method"], picks, strict=True)}
+
+
 # By what is changed, and then by its value.
 ABLATIONS: dict[str, dict[str, Variant]] = {
     "perturbation": {
@@ -204,12 +260,12 @@ ABLATIONS: dict[str, dict[str, Variant]] = {
         "200": _as_many(200),
     },
     "layers of dynamic weighting": {CHAPTERS: DYNAMIC, "both": _both_layers},
-    "start": {CHAPTERS: MULTI, "recalibrated heads": _multi(begin=_recalibrated)},
+    "start": {CHAPTERS: MULTI, "recalibrated heads": _from_recalibrated},
     "tolerance": {
         CHAPTERS: MULTI,
-        "0.01": _multi(tolerance=0.01),
-        "0.02": _multi(tolerance=0.02),
-        "0.1": _multi(tolerance=0.1),
+        "0.01": repicked(MULTI, tolerance=0.01),
+        "0.02": repicked(MULTI, tolerance=0.02),
+        "0.1": repicked(MULTI, tolerance=0.1),
     },
     "images of the pick": {
         CHAPTERS: MULTI,
@@ -218,13 +274,19 @@ ABLATIONS: dict[str, dict[str, Variant]] = {
     },
     "pick of every method": {
         f"{method}{words}": variant
-        for method, on_all, held_out in [
-            ("dynamic weighting", DYNAMIC, _dynamic(held_out=HELD_OUT)),
-            ("multi-task", MULTI, _multi(held_out=HELD_OUT)),
-            ("calibrated multi-task", CALIBRATED, _calibrated(held_out=HELD_OUT)),
-            *((name, _baseline(name), _baseline(name, held_out=HELD_OUT)) for name in BASELINES),
-        ]
-        for words, variant in [("", on_all), (HELD_OUT_WORDS, held_out)]
+        for method, held_out in {
+            "dynamic weighting": _dynamic(held_out=HELD_OUT),
+            "multi-task": _multi(held_out=HELD_OUT),
+            "calibrated multi-task": _calibrated(held_out=HELD_OUT),
+            **{name: _baseline(name, held_out=HELD_OUT) for name in BASELINES},
+        }.items()
+        for words, variant in zip(OF_METHODS["pick of every method"], (METHOD[method], held_out), strict=True)
+    },
+    "indifference of every method": {
+        setting: variant
+        for method in METHOD
+        if method != "dynamic weighting"  # one pick for all labels
+        for setting, variant in two_picks(method, METHOD[method]).items()
     },
     "flight": {
         CHAPTERS: MULTI,
@@ -233,17 +295,17 @@ ABLATIONS: dict[str, dict[str, Variant]] = {
     },
     "directions": {
         CHAPTERS: MULTI,
-        "threshold and group, lowest UEI": _calibrated(indifference=0.0),
+        "threshold and group, lowest UEI": repicked(CALIBRATED),
         "threshold and group, indifferent below half of chance": CALIBRATED,
-        "threshold and group, indifferent below chance": _calibrated(indifference=1.0),
+        "threshold and group, indifferent below chance": repicked(CALIBRATED, indifference=1.0),
     },
     "parts of the calibrated search": {
         "calibrated multi-task": CALIBRATED,
         "recalibrated heads, no search": _only_recalibrated,
-        "label thresholds on them, its pick": _thresholds("label thresholds", 0.5, _recalibrated),
-        "group thresholds on them, its pick": _thresholds("group thresholds", 0.5, _recalibrated),
-        "group thresholds on the base model's, its pick": _thresholds("group thresholds", 0.5),
-        "group thresholds on the base model's": _thresholds("group thresholds", 0.0),
+        "label thresholds on them, its pick": repicked(_on_recalibrated("label thresholds"), indifference=INDIFFERENCE),
+        "group thresholds on them, its pick": repicked(_on_recalibrated("group thresholds"), indifference=INDIFFERENCE),
+        "group thresholds on the base model's, its pick": repicked(METHOD["group thresholds"], indifference=INDIFFERENCE),
+        "group thresholds on the base model's": METHOD["group thresholds"],
     },
 }
 
@@ -260,9 +322,11 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def against(ablation: str, setting: str) -> str:
-    """The setting that another is compared with: an ablation's first; among methods, the same without a held-out pick."""
-    among_methods = any(name.endswith(HELD_OUT_WORDS) for name in ABLATIONS[ablation])
-    return setting.removesuffix(HELD_OUT_WORDS) if among_methods else next(iter(ABLATIONS[ablation]))
+    """The setting that another is compared with: an ablation's first; among methods, the same method's other pick."""
+    if ablation not in OF_METHODS:
+        return next(iter(ABLATIONS[ablation]))
+    first, second = OF_METHODS[ablation]
+    return setting.removesuffix(second) + first if setting.endswith(second) else setting
 
 
 def ablate(
@@ -299,7 +363,7 @@ def ablate(
                 yield Trial(name, setting, replace(again.outcome, method=setting), row)
                 continue
             begun = perf_counter()
-            search = variant(on)
+            search = on.search(variant)
             seconds = perf_counter() - begun
             splits = on.features if search.hidden is None or on.pooled is None else on.pooled
             found = outcome(

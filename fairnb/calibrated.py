@@ -34,6 +34,8 @@ from fairnb.strategies import (
 
 REACHES = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0)  # how far logits may move, from which cross-validation chooses
 FOLDS = 5
+ROUGHLY = 1e-4  # a fold's fits need not settle further to tell how far heads may move
+INDIFFERENCE = 0.5  # of what chance shows
 
 
 def calibrated_multi_task(
@@ -45,7 +47,7 @@ def calibrated_multi_task(
     seed: int = 0,
     tolerance: float = 0.05,
     held_out: float = 0.0,
-    indifference: float = 0.5,
+    indifference: float = INDIFFERENCE,
     spread: float = 0.5,
     saved: Path | None = None,
 ) -> Search:
@@ -54,7 +56,8 @@ def calibrated_multi_task(
     Args:
         valid: features of the validation split.
         heads: float32 [L, D + 1], the base model's.
-        swarm: how to fly.
+        swarm: how to fly; the fits before the flight are paid from its evaluations, as far as a quarter of its iterations
+            stays. A gradient counts as one evaluation.
         searched: bool [L], the labels to search; all of them by default.
         seed: of the search.
         tolerance: accuracy that each label may lose against the base model.
@@ -74,8 +77,10 @@ def calibrated_multi_task(
     where = searched_labels(searched, heads)
     valid, judge = hold_out(valid, held_out, seed)
     start = heads[where].to(valid.x.device)
-    better, steps = recalibrate(valid.x, valid.labels[:, where], start, seed=seed)
+    better, steps = recalibrate(valid, valid.labels[:, where], start, seed=seed)
     directions, more = group_directions(valid, seed)  # [G − 1, D + 1]
+    # What the fits cost is taken off the flight, so that methods can be compared at equal evaluations; a quarter stays.
+    left = (swarm.evaluations - steps - more) // swarm.particles - 1
     logits = better[:, :-1] @ valid.x.T + better[:, -1:]
     size = logits.std(1).view(-1, 1, 1)
 
@@ -85,7 +90,7 @@ def calibrated_multi_task(
         return moved
 
     # In a few dimensions the paper's flight sometimes comes to rest far from the front.
-    swarm = replace(swarm, flight="constricted")
+    swarm = replace(swarm, flight="constricted", iterations=max(swarm.iterations // 4, left))
     score = Scorer(valid, where)
     generator = seeded(seed, "calibrated multi-task", device=start.device)
     centre = start.new_zeros(len(start), valid.groups)
@@ -122,26 +127,27 @@ def indifferent_to(fronts: Fronts, tables: Tensor, share: float) -> Tensor:
     return share * chance_index(tables[torch.arange(len(tables)), lowest])
 
 
-def recalibrate(x: Tensor, labels: Tensor, heads: Tensor, *, seed: int = 0) -> tuple[Tensor, int]:
+def recalibrate(features: Features, labels: Tensor, heads: Tensor, *, seed: int = 0) -> tuple[Tensor, int]:
     """Fit heads anew by logistic regression, held near what they were; how near, cross-validation chooses.
 
     Args:
-        x: float32 [N, D], features of the validation split.
-        labels: bool [N, S].
+        features: of the validation split; images of one person are in one fold, where it is known who they show.
+        labels: bool [N, S], what to fit.
         heads: float32 [S, D + 1], what to stay near.
         seed: of the folds.
 
     Returns:
         float32 [S, D + 1], and how often a gradient was computed for it.
     """
-    truth = labels.T.float()
-    fold = (torch.randperm(len(x), generator=seeded(seed, "folds")) % FOLDS).to(x.device)
+    x, truth = features.x, labels.T.float()
+    people, which = features.people
+    fold = (torch.randperm(people, generator=seeded(seed, "folds"))[which.cpu()] % FOLDS).to(x.device)
     loss = torch.zeros(len(REACHES), dtype=torch.float64)
     steps = 0
     for k in range(FOLDS):
         fitted = heads
         for i, reach in enumerate(REACHES):  # from near to far, each from where the last one ended
-            fitted, more = fit_near(x[fold != k], truth[:, fold != k], heads, reach, fitted)
+            fitted, more = fit_near(x[fold != k], truth[:, fold != k], heads, reach, fitted, settled=ROUGHLY)
             steps += more
             logits = fitted[:, :-1] @ x[fold == k].T + fitted[:, -1:]
             loss[i] += float(binary_cross_entropy_with_logits(logits, truth[:, fold == k], reduction="sum"))
@@ -149,7 +155,9 @@ def recalibrate(x: Tensor, labels: Tensor, heads: Tensor, *, seed: int = 0) -> t
     return fitted, steps + more
 
 
-def fit_near(x: Tensor, truth: Tensor, heads: Tensor, reach: float, begin: Tensor | None = None) -> tuple[Tensor, int]:
+def fit_near(
+    x: Tensor, truth: Tensor, heads: Tensor, reach: float, begin: Tensor | None = None, *, settled: float = 1e-6
+) -> tuple[Tensor, int]:
     """Logistic regression with a Gaussian prior around `heads`: weights may move so far that logits change by `reach` (rms).
 
     Args:
@@ -158,6 +166,7 @@ def fit_near(x: Tensor, truth: Tensor, heads: Tensor, reach: float, begin: Tenso
         heads: float32 [S, D + 1], the middle of the prior; the bias is free.
         reach: above 0, in units of logits.
         begin: float32 [S, D + 1], where the iterations begin; at `heads` by default.
+        settled: change of the loss or of all weights in an iteration at which to stop.
 
     Returns:
         float32 [S, D + 1], and how often a gradient was computed for it.
@@ -167,7 +176,9 @@ def fit_near(x: Tensor, truth: Tensor, heads: Tensor, reach: float, begin: Tenso
     penalty = float(centred.square().mean(0).sum()) / (2 * reach**2 * len(x))
     around, moved = (_shift(h, mean) for h in (heads, heads if begin is None else begin))
     moved = moved.clone().requires_grad_(True)
-    newton = torch.optim.LBFGS([moved], max_iter=100, history_size=10, line_search_fn="strong_wolfe", tolerance_change=1e-6)
+    newton = torch.optim.LBFGS(
+        [moved], max_iter=100, history_size=10, line_search_fn="strong_wolfe", tolerance_change=settled
+    )
 
     def loss() -> Tensor:
         newton.zero_grad()
@@ -194,6 +205,6 @@ def group_directions(features: Features, seed: int = 0) -> tuple[Tensor, int]:
     """
     member = one_hot(features.group, features.groups)[:, 1:].bool()
     nothing = features.x.new_zeros(features.groups - 1, features.x.shape[1] + 1)
-    found, steps = recalibrate(features.x, member, nothing, seed=seed)
+    found, steps = recalibrate(features, member, nothing, seed=seed)
     found[:, -1] = -(found[:, :-1] @ features.x.mean(0))  # mean logit 0: thresholds are moved apart from it
     return found / (features.x @ found[:, :-1].T).std(0).clamp(min=1e-6).unsqueeze(1), steps

@@ -29,6 +29,7 @@ from fairnb.tables import METHODS, file_name, with_range
 from fairnb.training import Recipe
 
 ASIDE = ("seed", "mitigation")  # parameters that name no variant of a method: repeated, or named otherwise
+FEW_SEEDS = 4  # with fewer, Student's t has tails beyond which hardly anything lies
 RECIPE = {field.name for field in fields(Recipe)} - set(ASIDE)
 # What else a method depends on; a baseline on the tolerance, and on what is noted under its own name.
 SEARCHED = {field.name for field in fields(Swarm)} | {"tolerance"}
@@ -68,11 +69,11 @@ def compare(folders: Sequence[Path], *, draws: int = DRAWS, say: Callable[[str],
     Args:
         folders: of runs whose test images are the same.
         draws: of the bootstrap.
-        say: told which seeds are left out because a method lacks them.
+        say: told which seeds are left out because a method lacks them, and where there are few.
 
     Raises:
         FileNotFoundError: if a folder holds no finished base model and features.
-        ValueError: if runs were judged on other test images or labels, or no seed is common.
+        ValueError: if runs were judged on other test images, people or labels, or no seed is common.
     """
     runs = [_read(folder) for folder in folders]
     first = runs[0]
@@ -81,6 +82,10 @@ def compare(folders: Sequence[Path], *, draws: int = DRAWS, say: Callable[[str],
             raise ValueError(
                 f"{run.folder} and {first.folder} were judged on different test images or labels: compare them apart"
             )
+    known = [run for run in runs if run.features["test"].person is not None]
+    for run in known[1:]:
+        if digest(run.features["test"].people[1]) != digest(known[0].features["test"].people[1]):
+            raise ValueError(f"{run.folder} and {known[0].folder} show different people on test: compare them apart")
     analysed = torch.stack([run.analysed for run in runs]).all(0)
     if not bool(analysed.any()):
         raise ValueError("no label is analysed in all of these runs")
@@ -93,9 +98,12 @@ def compare(folders: Sequence[Path], *, draws: int = DRAWS, say: Callable[[str],
         raise ValueError(f"no seed is common to every method ({had}): compare runs of the same seeds")
     for seed in sorted(set.union(*of_method.values()) - common):
         say(f"seed {seed} is left out: it is not there for {some([m for m in methods if seed not in of_method[m]])}")
-    test = replace(first.features["test"], labels=first.features["test"].labels[:, analysed])
+    if 1 < len(common) < FEW_SEEDS:
+        say(f"{len(common)} seeds tell little of others: intervals are wide, and hardly a label can count; 5 tell more")
+    test = (known or runs)[0].features["test"]
+    truth = replace(test, labels=test.labels[:, analysed])
     names = [name for name, kept in zip(first.labels, analysed.tolist(), strict=True) if kept]
-    return weigh([one for one in outcomes if one.seed in common], test, names, reference=methods[0], draws=draws)
+    return weigh([one for one in outcomes if one.seed in common], truth, names, reference=methods[0], draws=draws)
 
 
 def shown(methods: pd.DataFrame) -> pd.DataFrame:

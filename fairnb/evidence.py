@@ -43,11 +43,12 @@ from fairnb.metrics import (
     underestimation_index,
 )
 from fairnb.repository import hypervolume
-from fairnb.scoring import score_heads
+from fairnb.scoring import Scorer, score_heads
 from fairnb.strategies import Search, answers, evaluate, uei_and_error
 
 LEVEL = 0.95  # of the intervals
-DRAWS = 4000
+DRAWS = 20_000  # Student's t with few degrees of freedom has far tails, and Holm's correction looks there
+FEW = 8  # a rate of fewer images is no rate
 MEASURES = ("uei", "accuracy", "tpr_gap", "fpr_gap")  # the gaps are between the groups' rates
 AT_ONCE = 500  # draws whose weights are held together
 
@@ -87,10 +88,14 @@ class Evidence:
     """What `weigh` finds; each a table.
 
     Attributes:
-        methods: method, seeds, units, each of `MEASURES` with its `_low` and `_high`, worsened, mended, labels, needs_group,
-            evaluations, seconds, uei_pick, uei_valid, accuracy_valid, average_precision, area_valid, area_test. Means over
-            labels and seeds, on test where nothing else is said; `units` says how many people or images were drawn from.
-        changes: method, label, uei_base, uei, change, low, high, p, p_holm, worsened, mended. Worst first.
+        methods: method, seeds, units, each of `MEASURES` with its `_low` and `_high`, worsened, mended, highest_rise,
+            labels, needs_group, evaluations, seconds, uei_pick, uei_valid, accuracy_valid, average_precision, area_valid,
+            area_test. Means over labels and seeds, on test where nothing else is said; `units` says how many people or
+            images were drawn from. A gap is a mean over the labels whose rates are of `FEW` images or more in each group.
+            `highest_rise` is the largest upper end of any label's change of UEI: what a count of worsened labels, which
+            few people and seeds keep low, may overlook.
+        changes: method, label, uei_base, uei, change, low, high, p, p_holm, worsened, mended. Worst first. The interval
+            is a single label's, p_holm is corrected for all of them.
         differences: method, against, each of `MEASURES` with its `_low` and `_high`: `method` less `against`.
     """
 
@@ -135,8 +140,10 @@ def weigh(
     by_place = {(outcome.method, outcome.seed): outcome for outcome in outcomes}
     _check(by_place, methods, seeds, reference, truth, names, draws)
     order = [[by_place[method, seed] for seed in seeds] for method in methods]  # [M][K]
-    mean = torch.stack([torch.stack([_measures(_tables(one.test, truth)) for one in row]).mean(0) for row in order])
-    drawn = _draw(order, truth, draws, seeded(seed, "bootstrap"), mean)  # [B, M, 4, L]
+    each = torch.stack([torch.stack([_measures(_tables(one.test, truth)) for one in row]) for row in order])
+    each = each.masked_fill(_few(truth), torch.nan)  # [M, K, 4, L]
+    mean = each.mean(1)
+    drawn = _draw(order, truth, draws, seeded(seed, "bootstrap"), each)  # [B, M, 4, L]
     home = methods.index(reference)
     change, changed = mean[:, 0] - mean[home, 0], drawn[:, :, 0] - drawn[:, home, 0].unsqueeze(1)  # [M, L], [B, M, L]
     labels, counts = [], []
@@ -153,10 +160,13 @@ def weigh(
         table = pd.DataFrame(
             {name: value.numpy() if isinstance(value, Tensor) else value for name, value in columns.items()}
         )
-        counts.append((int(table.worsened.sum()), int(table.mended.sum())))
+        rise = float(table.high.max()) if m != home else float("nan")
+        counts.append({"worsened": int(table.worsened.sum()), "mended": int(table.mended.sum()), "highest_rise": rise})
         if m != home:
             labels.append(table.sort_values("change", ascending=False, kind="stable"))
-    mean, drawn = mean.nanmean(-1), drawn.nanmean(-1)  # over labels: [M, 4], [B, M, 4]
+    # Means over labels, [M, 4] and [B, M, 4]. Where a draw has nobody of some kind, a label's gap stays as it was.
+    drawn = (drawn - mean).nan_to_num().where(~mean.isnan(), torch.nan).nanmean(-1) + mean.nanmean(-1)
+    mean = mean.nanmean(-1)
     rows = [_method_row(row, mean[m], drawn[:, m], counts[m], truth) for m, row in enumerate(order)]
     pairs = [
         {"method": methods[m], "against": methods[n], **_with_interval(mean[m] - mean[n], drawn[:, m] - drawn[:, n])}
@@ -195,20 +205,21 @@ def outcome(
         seconds: that it took.
     """
     where, hidden = searched.nonzero().squeeze(1), search.hidden if search else None
-    front = heads[..., where, :].movedim(-2, 0).flatten(1).unsqueeze(1)  # [S, 1, D + 1] or [S, 1, G·(D + 1)]
-    if hidden is not None:
-        splits = {name: replace(part, x=(part.x @ hidden[:, :-1].T + hidden[:, -1]).relu()) for name, part in splits.items()}
-    elif search is not None:
-        front = _front(search, len(where))
-    valid, test = (replace(splits[name], labels=splits[name].labels[:, where]) for name in ("valid", "test"))
     own = heads[..., where, :]
+    front, layers = own.movedim(-2, 0).flatten(1).unsqueeze(1), None  # [S, 1, D + 1] or [S, 1, G·(D + 1)]
+    if search is not None:
+        front, layers = _front(search, own)
+    valid, test = (replace(splits[name], labels=splits[name].labels[:, where]) for name in ("valid", "test"))
+    judged = valid, test  # by the front, each of whose candidates has a hidden layer of its own where that moves
+    if hidden is not None:
+        valid, test = (replace(part, x=(part.x @ hidden[:, :-1].T + hidden[:, -1]).relu()) for part in judged)
     logits = own[..., :-1] @ test.x.T + own[..., -1:]
     if heads.dim() == 3:
         logits = logits.gather(0, test.group.expand(1, *logits.shape[1:]))[0]
     tables, predicted = evaluate(valid, own), answers(test, own)
     corners = tables if base is None else base.valid, _tables(predicted if base is None else base.test, test)
     beside = torch.tensor([0.0, tolerance], dtype=torch.float64)
-    areas = [area(part, front, uei_and_error(c) + beside) for part, c in zip((valid, test), corners, strict=True)]
+    areas = [area(part, front, uei_and_error(c) + beside, layers) for part, c in zip(judged, corners, strict=True)]
     if search is None:
         promised = float(underestimation_index(tables).mean())
     else:
@@ -227,29 +238,37 @@ def outcome(
     )
 
 
-def area(features: Features, front: Tensor, corner: Tensor) -> float:
+def area(features: Features, front: Tensor, corner: Tensor, layers: Tensor | None = None) -> float:
     """Share of a rectangle from (0, 0) that fronts dominate in UEI and error, mean over labels.
 
     Args:
         features: of the split to judge on, with the S labels only.
         front: float32 [S, A, D + 1] heads, or [S, A, G·(D + 1)], one for each group in a row.
         corner: float64 [S, 2], the rectangle's far corner: the base model's UEI, its error and what may be lost.
+        layers: float32 [A, D, F + 1], the layer before of each candidate, where it was searched too.
 
     Returns:
         In [0, 1); NaN where every rectangle is empty.
     """
-    reached = uei_and_error(score_heads(features, front))
+    reached = uei_and_error(score_heads(features, front) if layers is None else Scorer(features)(front, layers))
     return float((hypervolume(reached, corner) / corner.prod(-1)).nanmean())
 
 
-def _front(search: Search, labels: int) -> Tensor:
-    """The candidates of each label, [S, A, …]; a label with fewer repeats one of them."""
+def _front(search: Search, own: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The candidates of each label, [S, A, …], those with fewer repeating one; and their hidden layers [A, D, F + 1].
+
+    Args:
+        search: one swarm a label, or one for all of them.
+        own: [..., S, D + 1], the heads that were picked.
+    """
     positions, mask = search.fronts.positions, search.fronts.mask
-    if len(positions) != labels:  # one swarm for all labels
-        positions = positions[0].unflatten(-1, (labels, -1)).transpose(0, 1)
-        mask = mask.expand(labels, -1)
-    places = torch.where(mask, torch.arange(mask.shape[1]), mask.int().argmax(1, keepdim=True))
-    return positions.gather(1, places.unsqueeze(-1).expand(-1, -1, positions.shape[-1]))
+    places = torch.where(mask, torch.arange(mask.shape[1], device=mask.device), mask.int().argmax(1, keepdim=True))
+    positions = positions.gather(1, places.unsqueeze(-1).expand(-1, -1, positions.shape[-1]))
+    if len(positions) == own.shape[-2] and search.hidden is None:
+        return positions, None
+    heads = positions[0, :, : own.numel()].unflatten(-1, own.shape).transpose(0, 1)  # one swarm for all labels
+    hidden = None if search.hidden is None else positions[0, :, own.numel() :].unflatten(-1, search.hidden.shape)
+    return heads, hidden
 
 
 # ---------------------------------------------------------------------------- the bootstrap
@@ -302,33 +321,40 @@ def seed_weights(seeds: int, draws: int, generator: torch.Generator) -> Tensor:
     return 1 / seeds + (normal - normal.mean(1, keepdim=True)) / (seeds * chi2).sqrt()
 
 
-def _draw(order: list[list[Outcome]], truth: Features, draws: int, generator: torch.Generator, mean: Tensor) -> Tensor:
-    """`MEASURES` of each method in each draw of people and seeds, around `mean` [M, 4, L]: float64 [B, M, 4, L]."""
+def _draw(order: list[list[Outcome]], truth: Features, draws: int, generator: torch.Generator, each: Tensor) -> Tensor:
+    """`MEASURES` of each method in each draw of people and seeds, around the mean of `each` [M, K, 4, L]: [B, M, 4, L].
+
+    What a draw of people does to the mean over seeds, and what a draw of seeds does on the whole split, are added up. Seeds
+    drawn within the draws of people would count the noise of their own images several times over.
+    """
     cell = cells(truth.labels.T, one_hot(truth.group, truth.groups)).transpose(0, 1)  # [N, L, G·2]
-    people, who = _people(truth).unique(return_inverse=True)
+    people, who = truth.people
+    mean = each.mean(1)
     found, total = [], torch.zeros_like(mean)
     for first in range(0, draws, AT_ONCE):
         size = min(AT_ONCE, draws - first)
-        counts = draw_counts(len(people), size, generator)[:, who]  # [b, N]
+        counts = draw_counts(people, size, generator)[:, who]  # [b, N]
         weight = seed_weights(len(order[0]), size, generator)
         everybody = resampled(counts, cell)  # [b, L, G·2]
         methods = []
         for m, row in enumerate(order):
             drawn = torch.zeros(size, *mean.shape[1:], dtype=torch.float64)
-            for k, one in enumerate(row):
+            for one in row:
                 positive = resampled(counts, cell * one.test.T.unsqueeze(-1))
                 tables = torch.stack([everybody - positive, positive], dim=-1).unflatten(-2, (-1, 2))  # [b, L, G, y, ŷ]
-                measures = _measures(tables)
-                total[m] += measures.nanmean(0) * size / (len(row) * draws)
-                drawn += weight[:, k].view(-1, 1, 1) * measures
-            methods.append(drawn)
+                drawn += _measures(tables) / len(row)
+            total[m] += drawn.nanmean(0) * size / draws
+            methods.append(drawn + torch.einsum("bk,kql->bql", weight, each[m] - mean[m]))
         found.append(torch.stack(methods, dim=1))
     return torch.cat(found) - total + mean
 
 
-def _people(truth: Features) -> Tensor:
-    """Whoever each image shows; somebody else in each where that is not known."""
-    return torch.arange(len(truth.group)) if truth.person is None else truth.person
+def _few(truth: Features) -> Tensor:
+    """Which of `MEASURES` and labels are rates of fewer than `FEW` images of a group: bool [4, L]."""
+    cell = cells(truth.labels.T, one_hot(truth.group, truth.groups)).sum(1)  # [L, G·2]
+    few = (cell.unflatten(-1, (-1, 2)) < FEW).any(1)  # [L, 2]: negatives, positives
+    never = torch.zeros_like(few[:, 0])
+    return torch.stack([never, never, few[:, 1], few[:, 0]])
 
 
 def _tables(predicted: Tensor, truth: Features) -> Tensor:
@@ -353,7 +379,7 @@ def _with_interval(mean: Tensor, draws: Tensor) -> dict[str, float]:
 
 
 def _method_row(
-    row: list[Outcome], mean: Tensor, draws: Tensor, changed: tuple[int, int], truth: Features
+    row: list[Outcome], mean: Tensor, draws: Tensor, changed: dict[str, float], truth: Features
 ) -> dict[str, Any]:
     precision = [
         average_precision_score(truth.labels[:, j].numpy(), one.scores[j].numpy())
@@ -363,11 +389,11 @@ def _method_row(
     valid = torch.stack([_measures(one.valid)[:2] for one in row]).mean((0, 2))
     held = {name: min(max(value, 0.0), 1.0) for name, value in _with_interval(mean, draws).items()}
     areas = torch.tensor([one.area for one in row], dtype=torch.float64).mean(0).tolist()
-    units = f"{len(_people(truth).unique()):,} {'images' if truth.person is None else 'people'}"
+    units = f"{truth.people[0]:,} {'images' if truth.person is None else 'people'}"
     return {
         "method": row[0].method, "seeds": len(row), "units": units, **held,
-        "worsened": changed[0], "mended": changed[1], "labels": len(row[0].test), "needs_group": row[0].needs_group,
-        "evaluations": row[0].evaluations, "seconds": fmean(one.seconds for one in row),
+        **changed, "labels": len(row[0].test), "needs_group": row[0].needs_group,
+        "evaluations": round(fmean(one.evaluations for one in row)), "seconds": fmean(one.seconds for one in row),
         "uei_pick": fmean(one.promised for one in row), "uei_valid": float(valid[0]), "accuracy_valid": float(valid[1]),
         "average_precision": fmean(precision), "area_valid": areas[0], "area_test": areas[1],
     }  # fmt: skip

@@ -343,7 +343,7 @@ class Experiment:
     # ------------------------------------------------------------------ provenance
 
     def provenance(self) -> dict[str, Any]:
-        """`run.json`: parameters, versions, device, git revision, seconds per stage, peak memory."""
+        """`run.json`: parameters, versions, device, git revision, seconds and revision per stage, peak memory."""
         return load_json(self.folder / "run.json")
 
     def _with(self, **parameters: Any) -> dict[str, Any]:
@@ -375,11 +375,15 @@ class Experiment:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the seconds that a stage took, and the most memory so far, to `run.json`."""
+        """Add the seconds that a stage took, its revision, and the most memory so far, to `run.json`."""
         start = time.perf_counter()
         yield
         self._note_peak_memory()
-        self._note(seconds=self.provenance()["seconds"] | {stage: round(time.perf_counter() - start, 3)})
+        known = self.provenance()
+        self._note(
+            seconds=known["seconds"] | {stage: round(time.perf_counter() - start, 3)},
+            revisions=known.get("revisions", {}) | {stage: git_revision()},
+        )
 
     def _note_peak_memory(self) -> None:
         known = self.provenance()
@@ -401,6 +405,7 @@ class Experiment:
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
             "base_from": self.folder.name,
             "seconds": {},
+            "revisions": {},
             "peak_memory_gb": 0.0,
             "peak_gpu_memory_gb": 0.0,
         }

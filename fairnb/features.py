@@ -52,6 +52,14 @@ class Features:
             found = ", ".join(f"{count:,} rows in {name}" for name, count in rows.items())
             raise ValueError(f"features, labels and groups are of different images: {found}")
 
+    @property
+    def people(self) -> tuple[int, Tensor]:
+        """How many people are shown, and which of them each image shows, int64 [N]; somebody else in each if unknown."""
+        if self.person is None:
+            return len(self.x), torch.arange(len(self.x))
+        found, which = self.person.unique(return_inverse=True)
+        return len(found), which
+
     def to(self, device: torch.device | str) -> Features:
         """The same on another device."""
         return self._each(lambda part: part.to(device))

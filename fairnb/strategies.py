@@ -297,6 +297,8 @@ def pick_each(
 def hold_out(features: Features, share: float, seed: int) -> tuple[Features, Features]:
     """Split at random into what is searched on and what the pick is made on; a share of 0 gives the whole to both.
 
+    Images of one person go to the same side, where it is known who they show.
+
     Raises:
         ValueError: if the share is not in [0, 1), or leaves nothing to one of the two.
     """
@@ -304,12 +306,13 @@ def hold_out(features: Features, share: float, seed: int) -> tuple[Features, Fea
         raise ValueError(f"held_out={share} must be in [0, 1): the share of validation that only the pick sees")
     if not share:
         return features, features
-    order = torch.randperm(len(features.x), generator=seeded(seed, "held out"))
-    count = round(share * len(order))
-    if not 0 < count < len(order):
-        raise ValueError(f"held_out={share} of {len(order)} validation images leaves none to search on, or to pick on")
-    kept, rest = order[:count].sort().values, order[count:].sort().values
-    return features.rows(rest), features.rows(kept)
+    people, which = features.people
+    order = torch.randperm(people, generator=seeded(seed, "held out"))
+    images = which.cpu().bincount(minlength=people)[order].cumsum(0)  # of the people up to each
+    kept = torch.zeros(people, dtype=torch.bool).scatter(0, order, images <= round(share * len(which)))[which.cpu()]
+    if not kept.any() or kept.all():
+        raise ValueError(f"held_out={share} of {len(kept)} validation images leaves none to search on, or to pick on")
+    return features.rows(~kept), features.rows(kept)
 
 
 def save_search(path: Path, search: Search) -> None:

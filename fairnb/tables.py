@@ -125,7 +125,7 @@ def ablation(rows: pd.DataFrame, name: str) -> pd.DataFrame:
         seeds=("seed", "nunique"),
         **{f"{column}{end}": (column, how) for column in ("uei", "accuracy") for end, how in ENDS.items()},
         **{column: (column, "mean") for column in ("higher", "uei_valid", "uei_pick", "area_valid", "area_test")},
-        evaluations=("evaluations", "first"),
+        evaluations=("evaluations", "mean"),
         seconds=("seconds", "median"),
     )
     return table.reset_index()
@@ -146,17 +146,17 @@ def in_brief(table: pd.DataFrame, differences: pd.DataFrame, name: str) -> pd.Da
     brief = table[["data", "setting"]].copy()
     for column, title in {"uei": "UEI", "accuracy": "accuracy"}.items():
         brief[title] = table[column].map("{:.3f}".format)
-        brief[f"change of {title}"] = with_range(changed, column, signed=True).where(changed[column].notna(), "–")
+        brief[f"change of {title}"] = with_range(changed, column, signed=True)
     brief["area: validation, test"] = table.area_valid.map("{:.3f}".format) + ", " + table.area_test.map("{:.3f}".format)
     return brief
 
 
 def with_range(table: pd.DataFrame, column: str, *, signed: bool = False) -> pd.Series:
-    """A column with its `_low` and `_high`, as text: 0.123 (0.120–0.126), or signed, -0.010 (-0.012 to +0.001)."""
+    """A column with its `_low` and `_high`, as text: 0.123 (0.120–0.126), or signed, -0.010 (-0.012 to +0.001). NaN is –."""
     form, word = ("{:+.3f}", " to ") if signed else ("{:.3f}", "–")
     rounded = (table[f"{column}{end}"].round(3) + 0.0 for end in ENDS)  # no minus before a zero
     middle, low, high = (values.map(form.format) for values in rounded)
-    return middle + " (" + low + word + high + ")"
+    return (middle + " (" + low + word + high + ")").where(table[column].notna(), "–")
 
 
 def shown(table: pd.DataFrame, digits: int = 3) -> Styler:

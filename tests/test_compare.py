@@ -1,18 +1,23 @@
 import dataclasses
 import json
+import shutil
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from fairnb.baselines import BASELINES
 from fairnb.chapters import check_settings_together
 from fairnb.cli import app
 from fairnb.compare import compare, shown
+from fairnb.evidence import outcome
 from fairnb.experiment import Experiment
+from fairnb.features import load_features, load_heads, save_features
 from fairnb.mopso import Swarm
-from fairnb.strategies import answers
+from fairnb.strategies import answers, load_search
 from fairnb.training import Recipe
 from tests.conftest import make_celeba
 
@@ -99,8 +104,41 @@ def test_without_a_plain_training_areas_start_from_the_runs_own(runs):
     found: Any = compare([runs / "reweighed-0"], draws=400).methods.set_index("method")
     assert found.index[0] == "reweighing"
     both: Any = compare([runs / "reweighed-0", runs / "plain-0"], draws=400).methods.set_index("method")
-    assert found.area_valid["multi-task after reweighing"] > 0
-    assert found.area_valid["multi-task after reweighing"] != both.area_valid["multi-task after reweighing"]
+    features, search, analysed = loaded(runs / "reweighed-0")
+    for methods, name in ((found, "reweighed-0"), (both, "plain-0")):
+        begun, heads = loaded(runs / name)[0], load_heads(runs / name / "base.safetensors")
+        base = outcome("base", 0, begun, heads, analysed, tolerance=0.1)
+        by_hand = outcome("searched", 0, features, search.heads, analysed, search=search, base=base, tolerance=0.1)
+        assert methods.area_valid["multi-task after reweighing"] == pytest.approx(by_hand.area[0])
+
+
+def loaded(folder):
+    table = pd.read_csv(folder / "labels.csv")
+    analysed = table[(table.method == "base") & (table.split == "test")].analysed
+    search = load_search(folder / "multi_task.safetensors")
+    return load_features(folder / "features.safetensors"), search, torch.tensor(analysed.to_numpy(dtype=bool))
+
+
+def test_people_are_drawn_where_one_run_knows_them(runs, tmp_path):
+    known, other = tmp_path / "known", tmp_path / "other"
+    for folder, divisor in ((known, 2), (other, 3)):
+        shutil.copytree(runs / "plain-0", folder)
+        splits = load_features(folder / "features.safetensors")
+        who = {name: replace(part, person=torch.arange(len(part.x)) // divisor) for name, part in splits.items()}
+        save_features(folder / "features.safetensors", who)
+    people = len(who["test"].x) // 2
+    for order in ([runs / "plain-1", known], [known, runs / "plain-1"]):
+        assert set(compare(order, draws=400, say=str).methods.units) == {f"{people} people"}
+    with pytest.raises(ValueError, match="show different people on test"):
+        compare([known, other], draws=400)
+
+
+def test_few_seeds_are_told(runs):
+    said: list[str] = []
+    compare([runs / "plain-0", runs / "plain-1"], draws=400, say=said.append)
+    assert said == ["2 seeds tell little of others: intervals are wide, and hardly a label can count; 5 tell more"]
+    compare([runs / "plain-0"], draws=400, say=said.append)
+    assert len(said) == 1
 
 
 def test_the_command_prints_the_table_and_writes_it(runs, tmp_path):

@@ -12,8 +12,10 @@ from fairnb.baselines import label_thresholds
 from fairnb.evidence import Outcome, area, draw_counts, holm, interval, outcome, resampled, seed_weights, two_sided_p, weigh
 from fairnb.features import Features
 from fairnb.metrics import contingency_table, underestimation_index
+from fairnb.mopso import Swarm
 from fairnb.repository import hypervolume
-from fairnb.strategies import evaluate, uei_and_error
+from fairnb.strategies import answers, dynamic_weighting, evaluate, uei_and_error
+from fairnb.tables import with_range
 
 NAMES = ["Bald", "Smiling", "Young"]
 
@@ -170,13 +172,44 @@ def test_weights_of_seeds_spread_like_students_t():
     assert seed_weights(1, 3, torch.Generator()).tolist() == [[1], [1], [1]]
 
 
+def test_seeds_do_not_multiply_the_noise_of_their_images():
+    """Models that differ from image to image alone, by as much as from a twin of theirs, are each other's noise once."""
+    truth, group, scores = population(2000, 3, torch.Generator().manual_seed(10))
+    whole = Features(torch.zeros(2000, 0), truth, group, 2)
+    draw = torch.Generator().manual_seed(11)
+    own = [scores + 0.3 * torch.randn(scores.shape, generator=draw) for _ in range(5)]
+    tables = contingency_table((scores > 1).T, truth.T, group, 2)
+    outcomes = [Outcome("base", seed, (part > 1).T, part.T, tables) for seed, part in enumerate(own)]
+    alone: Any = weigh([replace(outcomes[0], seed=0)], whole, NAMES, draws=2000).methods.iloc[0]
+    found: Any = weigh(outcomes, whole, NAMES, draws=2000).methods.iloc[0]
+    assert found.accuracy_high - found.accuracy_low < 1.25 * (alone.accuracy_high - alone.accuracy_low)
+
+
+def test_a_gap_of_few_people_is_left_out():
+    """One woman without a label makes no rate: not of the label, and not in the draws that have her."""
+    truth, group, scores = population(400, 2, torch.Generator().manual_seed(12))
+    truth[:, 1] |= group == 0
+    truth[(group == 0).nonzero()[0], 1] = False
+    outcomes = some_outcomes(truth, group, scores)
+    whole = Features(torch.zeros(400, 0), truth, group, 2)
+    both: Any = weigh(outcomes, whole, NAMES[:2], draws=1000).methods.set_index("method")
+    single = [replace(one, test=one.test[:1], scores=one.scores[:1], valid=one.valid[:1]) for one in outcomes]
+    first: Any = weigh(single, replace(whole, labels=truth[:, :1]), NAMES[:1], draws=1000).methods.set_index("method")
+    for column in ("fpr_gap", "fpr_gap_low", "fpr_gap_high"):
+        assert both[column].tolist() == pytest.approx(first[column].tolist())
+    assert both.tpr_gap["mended"] != pytest.approx(first.tpr_gap["mended"])  # every woman but one has it: a rate of many
+    none: Any = weigh(single, replace(whole, labels=torch.zeros_like(truth[:, :1])), NAMES[:1], draws=1000).methods
+    assert none.tpr_gap.isna().all()
+    assert with_range(none, "tpr_gap").tolist() == ["–", "–"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("seeds", "shift"), [(1, 0.0), (5, 0.15)])
-def test_intervals_cover_the_truth_as_often_as_they_say(seeds, shift):
+@pytest.mark.parametrize(("seeds", "shift", "noise"), [(1, 0.0, 0.0), (5, 0.05, 0.3), (5, 0.1, 0.1)])
+def test_intervals_cover_the_truth_as_often_as_they_say(seeds, shift, noise):
     """Of 1,000 test splits of one population, the 95 % intervals of 93 to 97 % hold what such a split shows on average.
 
-    With several seeds each split has models of its own, whose thresholds differ by chance. A gap between rates of few people
-    lies near its floor, as a low UEI does, and its interval holds more.
+    With several seeds each split has models of its own, whose thresholds differ by chance, and their answers from image to
+    image. A gap between rates of few people lies near its floor, as a low UEI does, and its interval holds more.
     """
     draw = torch.Generator().manual_seed(5)
     rows = []
@@ -186,7 +219,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say(seeds, shift):
         outcomes = []
         for seed in range(seeds):
             for method, cut in (("base", 1.2), ("mended", 0.75)):
-                own = scores + shift * torch.randn((), generator=draw)
+                own = scores + shift * torch.randn((), generator=draw) + noise * torch.randn(scores.shape, generator=draw)
                 tables = contingency_table((own > 1).T, truth.T, group, 2)
                 outcomes.append(Outcome(method, seed, (own > cut).T, own.T, tables))
         found: Any = weigh(outcomes, whole, NAMES, draws=400, seed=sample)
@@ -234,6 +267,31 @@ def test_the_area_is_that_of_the_front_in_the_rectangle():
     found = outcome("label thresholds", 0, splits, search.heads, both, search=search, base=base)
     assert found.area[0] > moved.area[0]
     assert found.evaluations == 501
+
+
+def test_the_area_of_both_layers_is_that_of_every_candidate():
+    draw = torch.Generator().manual_seed(13)
+    x = torch.randn(400, 6, generator=draw)
+    truth = x[:, :2] + torch.randn(400, 2, generator=draw) > 1
+    pooled = Features(x, truth, torch.randint(2, (400,), generator=draw), 2)
+    hidden = torch.cat([torch.eye(4, 6), torch.full((4, 1), 0.5)], dim=1)
+    start = torch.cat([torch.eye(2, 4), torch.full((2, 1), -2.0)], dim=1)
+    both = torch.tensor([True, True])
+    search = dynamic_weighting(pooled, start, Swarm(particles=10, iterations=5), hidden=hidden)
+    assert search.hidden is not None
+    assert len(search.fronts.along()[0]) > 1
+    splits = {"valid": pooled, "test": pooled}
+    read = replace(pooled, x=(x @ hidden[:, :-1].T + hidden[:, -1]).relu())
+    base = outcome("base", 0, {"valid": read, "test": read}, start, both)
+    found = outcome("both layers", 0, splits, search.heads, both, search=search, base=base)
+    assert torch.equal(found.test, answers(pooled, search.heads, search.hidden))
+    points = []
+    for candidate in search.fronts.pareto_front(0)[0]:
+        heads, layer = candidate[:10].view(2, 5), candidate[10:].view(4, 7)
+        points.append(uei_and_error(evaluate(pooled, heads, layer)))
+    corner = uei_and_error(base.valid) + torch.tensor([0, 0.05])
+    expected = (hypervolume(torch.stack(points, dim=1), corner) / corner.prod(-1)).mean().item()
+    assert found.area == pytest.approx((expected, expected))
 
 
 def test_what_cannot_be_compared_is_named():

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -214,3 +215,19 @@ def test_a_search_for_something_else_is_not_gone_on_with(biased, tmp_path):
         with pytest.raises(ValueError, match="holds another search"):
             dynamic_weighting(features, heads, swarm, saved=saved, **settings)
     dynamic_weighting(valid, heads, swarm, steer="bfloat16", saved=saved)
+
+
+def test_held_out_are_people():
+    draw = torch.Generator().manual_seed(0)
+    person = torch.randint(40, (300,), generator=draw)
+    whole = Features(torch.arange(300.0).unsqueeze(1), torch.zeros(300, 1).bool(), torch.zeros(300).long(), 1, person)
+    rest, kept = hold_out(whole, 0.3, seed=1)
+    assert rest.person is not None
+    assert kept.person is not None
+    assert not set(rest.person.tolist()) & set(kept.person.tolist())
+    assert sorted(rest.x[:, 0].tolist() + kept.x[:, 0].tolist()) == whole.x[:, 0].tolist()
+    assert 60 < len(kept.x) <= 90
+    unknown = replace(whole, person=None)
+    assert len(hold_out(unknown, 0.3, seed=1)[1].x) == 90
+    with pytest.raises(ValueError, match="leaves none"):
+        hold_out(replace(whole, person=torch.zeros(300).long()), 0.3, seed=1)
