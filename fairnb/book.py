@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pandas as pd
 from myst_nb import glue as _glue
+
+from fairnb.tables import ENDS, with_range
 
 
 def glue(key: str, value: float | int | str) -> None:
@@ -14,3 +17,15 @@ def glue(key: str, value: float | int | str) -> None:
     if not isinstance(value, float | int | str):
         raise TypeError(f"{key!r}: glue takes a plain number or word, not {type(value).__name__}")
     _glue(key, value, display=False)
+
+
+def glue_change(key: str, row: pd.Series) -> None:
+    """Store what a row of differences changes as `<key>_uei` and `<key>_accuracy`, such as -0.010 (-0.012 to +0.001).
+
+    Args:
+        key: what the names begin with.
+        row: uei, accuracy, and each with `_low` and `_high`.
+    """
+    for column in ("uei", "accuracy"):
+        part = row[[f"{column}{end}" for end in ENDS]].astype(float)
+        glue(f"{key}_{column}", with_range(part.to_frame().T, column, signed=True).item())

@@ -18,7 +18,7 @@ change of such a label is seldom found.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
@@ -140,22 +140,22 @@ def weigh(
     by_place = {(outcome.method, outcome.seed): outcome for outcome in outcomes}
     _check(by_place, methods, seeds, reference, truth, names, draws)
     order = [[by_place[method, seed] for seed in seeds] for method in methods]  # [M][K]
-    each = torch.stack([torch.stack([_measures(_tables(one.test, truth)) for one in row]) for row in order])
-    each = each.masked_fill(_few(truth), torch.nan)  # [M, K, 4, L]
-    mean = each.mean(1)
-    drawn = _draw(order, truth, draws, seeded(seed, "bootstrap"), each)  # [B, M, 4, L]
+    drawn = _draw(order, truth, draws, seeded(seed, "bootstrap"))
+    of_labels = drawn.map(lambda measured: measured[..., 0, :])  # UEI, [..., M, L]
+    means = drawn.map(lambda measured: measured.nanmean(-1))  # over labels, [..., M, 4]
     home = methods.index(reference)
-    change, changed = mean[:, 0] - mean[home, 0], drawn[:, :, 0] - drawn[:, home, 0].unsqueeze(1)  # [M, L], [B, M, L]
+    mean = of_labels.each.mean(0)  # [M, L]
     labels, counts = [], []
     for m, method in enumerate(methods):
-        p = two_sided_p(changed[:, m])
+        change, changed = of_labels.of(m, less=home)
+        p = two_sided_p(changed)
         corrected = holm(p)
         counts_now = corrected <= 1 - LEVEL
-        low, high = interval(changed[:, m])
+        low, high = interval(changed)
         columns = {
-            "method": method, "label": list(names), "uei_base": mean[home, 0], "uei": mean[m, 0], "change": change[m],
+            "method": method, "label": list(names), "uei_base": mean[home], "uei": mean[m], "change": change,
             "low": low, "high": high, "p": p, "p_holm": corrected,
-            "worsened": counts_now & (change[m] > 0), "mended": counts_now & (change[m] < 0),
+            "worsened": counts_now & (change > 0), "mended": counts_now & (change < 0),
         }  # fmt: skip
         table = pd.DataFrame(
             {name: value.numpy() if isinstance(value, Tensor) else value for name, value in columns.items()}
@@ -164,12 +164,9 @@ def weigh(
         counts.append({"worsened": int(table.worsened.sum()), "mended": int(table.mended.sum()), "highest_rise": rise})
         if m != home:
             labels.append(table.sort_values("change", ascending=False, kind="stable"))
-    # Means over labels, [M, 4] and [B, M, 4]. Where a draw has nobody of some kind, a label's gap stays as it was.
-    drawn = (drawn - mean).nan_to_num().where(~mean.isnan(), torch.nan).nanmean(-1) + mean.nanmean(-1)
-    mean = mean.nanmean(-1)
-    rows = [_method_row(row, mean[m], drawn[:, m], counts[m], truth) for m, row in enumerate(order)]
+    rows = [_method_row(row, _with_interval(*means.of(m)), counts[m], truth) for m, row in enumerate(order)]
     pairs = [
-        {"method": methods[m], "against": methods[n], **_with_interval(mean[m] - mean[n], drawn[:, m] - drawn[:, n])}
+        {"method": methods[m], "against": methods[n], **_with_interval(*means.of(m, less=n))}
         for m, n in permutations(range(len(methods)), 2)
     ]
     return Evidence(
@@ -321,32 +318,65 @@ def seed_weights(seeds: int, draws: int, generator: torch.Generator) -> Tensor:
     return 1 / seeds + (normal - normal.mean(1, keepdim=True)) / (seeds * chi2).sqrt()
 
 
-def _draw(order: list[list[Outcome]], truth: Features, draws: int, generator: torch.Generator, each: Tensor) -> Tensor:
-    """`MEASURES` of each method in each draw of people and seeds, around the mean of `each` [M, K, 4, L]: [B, M, 4, L].
+@dataclass(frozen=True, eq=False)
+class _Draws:
+    """What draws of people and of seeds do to `MEASURES`.
 
-    What a draw of people does to the mean over seeds, and what a draw of seeds does on the whole split, are added up. Seeds
-    drawn within the draws of people would count the noise of their own images several times over.
+    Attributes:
+        each: float64 [K, M, 4, L], of each seed and method on the whole split.
+        people: float64 [B, M, 4, L], what each draw of people changes in the mean over seeds; 0 on average.
+        own: float64 [b, K, M, 4, L], what some of the draws change in each seed.
+        seeds: float64 [B, K], weights of the seeds in each draw.
     """
+
+    each: Tensor
+    people: Tensor
+    own: Tensor
+    seeds: Tensor
+
+    def map(self, part: Callable[[Tensor], Tensor]) -> _Draws:
+        """The same of a linear function of the measures."""
+        return _Draws(part(self.each), part(self.people), part(self.own), self.seeds)
+
+    def of(self, method: int, less: int | None = None) -> tuple[Tensor, Tensor]:
+        """Estimate [Q] and draws [B, Q] of one method, or of its difference from another; the measures are [..., M, Q].
+
+        Seeds differ for two reasons: the models do, and each model has noise of its own on the images at hand. The draws of
+        people have that noise already, so the draws of seeds are of the other part of the variance alone.
+        """
+
+        def part(values: Tensor) -> Tensor:
+            return values[..., method, :] - (0 if less is None else values[..., less, :])
+
+        each, own = part(self.each), part(self.own)  # [K, Q], [b, K, Q]
+        estimate, freedom = each.mean(0), max(len(each) - 1, 1)
+        noise = (own - own.mean(1, keepdim=True)).square().sum(1).mean(0) / freedom
+        apart = each - estimate
+        rest = (1 - noise / (apart.square().sum(0) / freedom)).nan_to_num(nan=0.0, neginf=0.0).clamp(min=0)
+        return estimate, estimate + part(self.people) + self.seeds @ (apart * rest.sqrt())
+
+
+def _draw(order: list[list[Outcome]], truth: Features, draws: int, generator: torch.Generator) -> _Draws:
+    """Draw people, of which images come along, and weigh seeds."""
+    few = _few(truth)
+    each = torch.stack([torch.stack([_measures(_tables(one.test, truth)) for one in row]) for row in order], dim=1)
+    each = each.masked_fill(few, torch.nan)  # [K, M, 4, L]
     cell = cells(truth.labels.T, one_hot(truth.group, truth.groups)).transpose(0, 1)  # [N, L, G·2]
     people, who = truth.people
-    mean = each.mean(1)
-    found, total = [], torch.zeros_like(mean)
+    found, own = [], torch.zeros(0)
     for first in range(0, draws, AT_ONCE):
-        size = min(AT_ONCE, draws - first)
-        counts = draw_counts(people, size, generator)[:, who]  # [b, N]
-        weight = seed_weights(len(order[0]), size, generator)
+        counts = draw_counts(people, min(AT_ONCE, draws - first), generator)[:, who]  # [b, N]
         everybody = resampled(counts, cell)  # [b, L, G·2]
-        methods = []
-        for m, row in enumerate(order):
-            drawn = torch.zeros(size, *mean.shape[1:], dtype=torch.float64)
-            for one in row:
-                positive = resampled(counts, cell * one.test.T.unsqueeze(-1))
-                tables = torch.stack([everybody - positive, positive], dim=-1).unflatten(-2, (-1, 2))  # [b, L, G, y, ŷ]
-                drawn += _measures(tables) / len(row)
-            total[m] += drawn.nanmean(0) * size / draws
-            methods.append(drawn + torch.einsum("bk,kql->bql", weight, each[m] - mean[m]))
-        found.append(torch.stack(methods, dim=1))
-    return torch.cat(found) - total + mean
+        seen = []
+        for row in order:
+            positive = [resampled(counts, cell * one.test.T.unsqueeze(-1)) for one in row]
+            tables = [torch.stack([everybody - some, some], dim=-1).unflatten(-2, (-1, 2)) for some in positive]
+            seen.append(torch.stack([_measures(table) for table in tables], dim=1))  # [b, K, 4, L]
+        changed = (torch.stack(seen, dim=2) - each).nan_to_num().masked_fill(few, torch.nan)  # nobody of a kind: no change
+        found.append(changed.mean(1))
+        own = own if first else changed - changed.mean(0)
+    changed = torch.cat(found)
+    return _Draws(each, changed - changed.mean(0), own, seed_weights(len(each), draws, generator))
 
 
 def _few(truth: Features) -> Tensor:
@@ -379,7 +409,7 @@ def _with_interval(mean: Tensor, draws: Tensor) -> dict[str, float]:
 
 
 def _method_row(
-    row: list[Outcome], mean: Tensor, draws: Tensor, changed: dict[str, float], truth: Features
+    row: list[Outcome], measured: dict[str, float], changed: dict[str, float], truth: Features
 ) -> dict[str, Any]:
     precision = [
         average_precision_score(truth.labels[:, j].numpy(), one.scores[j].numpy())
@@ -387,7 +417,7 @@ def _method_row(
         for j in range(len(one.test))
     ]
     valid = torch.stack([_measures(one.valid)[:2] for one in row]).mean((0, 2))
-    held = {name: min(max(value, 0.0), 1.0) for name, value in _with_interval(mean, draws).items()}
+    held = {name: min(max(value, 0.0), 1.0) for name, value in measured.items()}
     areas = torch.tensor([one.area for one in row], dtype=torch.float64).mean(0).tolist()
     units = f"{truth.people[0]:,} {'images' if truth.person is None else 'people'}"
     return {

@@ -7,9 +7,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from fairnb import book
 from fairnb.ablations import ABLATIONS
 from fairnb.pages import SUMMARISED
-from fairnb.tables import METHODS, ablation, in_brief
+from fairnb.tables import METHODS, ablation, in_brief, with_range
 
 RESULTS = sorted(path.parent for path in (Path(__file__).parents[1] / "results").glob("*/methods.csv"))
 
@@ -107,3 +108,29 @@ def test_an_ablation_by_hand():
     assert brief["area: validation, test"]["x"] == "0.500, 0.400"
     with pytest.raises(ValueError, match="unknown ablation 'b'"):
         ablation(rows, "b")
+
+
+README_NAMES = {"soft UEI": "smooth UEI by gradient", "torchjd UPGrad": "smooth UEI and cross-entropy by torchjd"}
+
+
+def test_readme_shows_the_results():
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    results: Any = {folder.name: pd.read_csv(folder / "methods.csv").set_index("method") for folder in RESULTS}
+    once, again = results["photographs"], results["photographs-again"]
+    cells = [with_range(table.loc[again.index], column) for table in (once, again) for column in ("uei", "accuracy")]
+    rows = [
+        f"| {README_NAMES.get(method, method)} | {' | '.join(cell[method] for cell in cells)} | {group} |"
+        for method, group in again.needs_group.map({True: "yes", False: "no"}).items()
+        if not method.startswith("fairlearn") and not method.endswith("pick")
+    ]
+    missing = [row for row in rows if row not in readme]
+    assert not missing, "\n".join(["README's table is not that of results/; it should say", *rows])
+
+
+def test_a_change_is_glued_as_a_reader_sees_it(monkeypatch):
+    stored = {}
+    monkeypatch.setattr(book, "_glue", lambda key, value, display: stored.update({key: value}))
+    row = {"method": "x", "uei": -0.0004, "uei_low": -0.02, "uei_high": 0.01}
+    row |= {"accuracy": 0.1, "accuracy_low": 0.0, "accuracy_high": 0.2}
+    book.glue_change("x", pd.DataFrame([row, row]).iloc[0])
+    assert stored == {"x_uei": "+0.000 (-0.020 to +0.010)", "x_accuracy": "+0.100 (+0.000 to +0.200)"}
