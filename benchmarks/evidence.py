@@ -1,13 +1,13 @@
 """The book's evidence: every method on several seeds of one dataset, weighed, and what matters, written as small tables.
 
     .venv/bin/python benchmarks/evidence.py photographs --params params/photographs.yml -p data_root=<folder> [--seeds 5]
-    .venv/bin/python benchmarks/evidence.py drawn --params params/demo.yml --no-training
+    .venv/bin/python benchmarks/evidence.py drawn --params params/demo.yml --no-training --no-peers
 
 and on a split that no method was developed on, the same photographs' people dealt anew, and on other drawn faces,
 
     .venv/bin/python benchmarks/resplit.py <folder> <new folder>
     … photographs-again --params params/photographs.yml -p data_root=<new folder> --no-training --no-ablations
-    … drawn-again --params params/demo.yml -p drawn_seed=1 --no-training --no-ablations
+    … drawn-again --params params/demo.yml -p drawn_seed=2 --no-training --no-ablations
 
 For each seed the base model is trained, plainly, reweighed and domain-independent, unless `runs/<name>-…` holds it
 already; then everything in `fairnb`, and the peers of `peers.py`, start from its saved features. `results/<name>/` receives
@@ -142,7 +142,8 @@ def main() -> int:
         if not arguments.no_ablations:
             peers = {method: searched_by(method, 0.0, values, widths) for method in searches if method not in METHOD}
             known = {variant: searches[method] for method, variant in (METHOD | peers).items()}
-            on = setting(experiment, values, known)
+            on = setting(experiment, values)
+            on.searches.update(known)
             for trial in ablate(on, ablations=ablations(peers, values, widths)):
                 trials.append(trial)
                 row = trial.row
@@ -317,12 +318,11 @@ def swarm_of(values: dict[str, Any]) -> Swarm:
     return Swarm(**{part.name: values[part.name] for part in fields(Swarm) if part.name in values})
 
 
-def setting(experiment: Experiment, values: dict[str, Any], searches: dict[Variant, Search]) -> Setting:
+def setting(experiment: Experiment, values: dict[str, Any]) -> Setting:
     base = experiment.base_model()
     return Setting(
         experiment.features(), base.heads, experiment.analysed, swarm_of(values), base.hidden, experiment.pooled_features(),
         experiment.recipe.seed, values["tolerance"], values["spread"], values["epsilon"], values["steer"], values["whiten"],
-        searches,
     )  # fmt: skip
 
 

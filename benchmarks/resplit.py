@@ -1,4 +1,4 @@
-"""Deal a new validation and test from the people of training: splits of people on whom nothing was tuned or judged.
+"""Deal a new validation and test from the people of training: splits of people on whom nothing was tuned.
 
     .venv/bin/python benchmarks/resplit.py <folder in CelebA's layout> <new folder> [--seed 1]
 
@@ -30,18 +30,21 @@ def main() -> None:
         pd.read_csv(folder / name, sep=" ", names=["image", "code"], index_col="image").code
         for name in (PARTITION, IDENTITY)
     )
+    missing = split.index.difference(person.index)
+    if len(missing):
+        raise SystemExit(f"{folder / IDENTITY} has no person for {len(missing)} images, {missing[0]} among them")
     counts = split.value_counts()
     images = pd.crosstab(person, split.reindex(person.index))  # of each person, in each split
-    own = images[0]
-    own = own[own.between(1, images[[1, 2]].max(axis=None))]  # nobody has more of a split than anyone had
+    most = images[[1, 2]].max(axis=None)
+    own = images[0][(images[[1, 2]].sum(axis=1) == 0) & (images[0] <= most)]  # nobody has more of a split than anyone had
     order = torch.randperm(len(own), generator=seeded(arguments.seed, "split by people")).tolist()
     before = own.iloc[order].cumsum().sub(own.iloc[order])  # images of people dealt so far
     dealt = pd.Series(0, index=sorted(person.unique()))
     dealt[before.index[before < counts[1] + counts[2]]] = 2
     dealt[before.index[before < counts[1]]] = 1
     splits = person.map(dealt).reindex(split.index)
-    if splits.nunique() < 3:
-        raise SystemExit(f"{folder}: training has too few images to deal others from")
+    if own.sum() < counts[1] + counts[2]:
+        raise SystemExit(f"{folder}: people of training alone have {own.sum()} images, too few to deal others from")
     new.mkdir(parents=True)
     for path in folder.iterdir():
         if path.name != PARTITION:

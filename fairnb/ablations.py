@@ -55,7 +55,7 @@ class Setting:
     epsilon: float = 0.01
     steer: str = "float32"
     whiten: bool = False
-    searches: dict[Variant, Search] = field(default_factory=dict)
+    searches: dict[Variant, Search] = field(default_factory=dict, init=False)  # a changed setting has its own
 
     def search(self, variant: Variant) -> Search:
         """What a variant finds, searched for once."""

@@ -48,7 +48,7 @@ from fairnb.strategies import Search, answers, evaluate, uei_and_error
 
 LEVEL = 0.95  # of the intervals
 DRAWS = 20_000  # Student's t with few degrees of freedom has far tails, and Holm's correction looks there
-FEW = 8  # a rate of fewer images is no rate
+FEW = 8  # a rate of fewer people is no rate
 MEASURES = ("uei", "accuracy", "tpr_gap", "fpr_gap")  # the gaps are between the groups' rates
 AT_ONCE = 500  # draws whose weights are held together
 
@@ -91,7 +91,7 @@ class Evidence:
         methods: method, seeds, units, each of `MEASURES` with its `_low` and `_high`, worsened, mended, highest_rise,
             labels, needs_group, evaluations, seconds, uei_pick, uei_valid, accuracy_valid, average_precision, area_valid,
             area_test. Means over labels and seeds, on test where nothing else is said; `units` says how many people or
-            images were drawn from. A gap is a mean over the labels whose rates are of `FEW` images or more in each group.
+            images were drawn from. A gap is a mean over the labels whose rates are of `FEW` people or more in each group.
             `highest_rise` is the largest upper end of any label's change of UEI: what a count of worsened labels, which
             few people and seeds keep low, may overlook.
         changes: method, label, uei_base, uei, change, low, high, p, p_holm, worsened, mended. Worst first. The interval
@@ -342,18 +342,17 @@ class _Draws:
         """Estimate [Q] and draws [B, Q] of one method, or of its difference from another; the measures are [..., M, Q].
 
         Seeds differ for two reasons: the models do, and each model has noise of its own on the images at hand. The draws of
-        people have that noise already, so the draws of seeds are of the other part of the variance alone.
+        seeds show both, so the draws of people are shrunk to the noise that all seeds have in common.
         """
 
         def part(values: Tensor) -> Tensor:
             return values[..., method, :] - (0 if less is None else values[..., less, :])
 
-        each, own = part(self.each), part(self.own)  # [K, Q], [b, K, Q]
-        estimate, freedom = each.mean(0), max(len(each) - 1, 1)
-        noise = (own - own.mean(1, keepdim=True)).square().sum(1).mean(0) / freedom
-        apart = each - estimate
-        rest = (1 - noise / (apart.square().sum(0) / freedom)).nan_to_num(nan=0.0, neginf=0.0).clamp(min=0)
-        return estimate, estimate + part(self.people) + self.seeds @ (apart * rest.sqrt())
+        each, own, people = part(self.each), part(self.own), part(self.people)  # [K, Q], [b, K, Q], [B, Q]
+        estimate, seeds = each.mean(0), len(each)
+        noise = (own - own.mean(1, keepdim=True)).square().sum(1).mean(0) / max(seeds - 1, 1)  # of one seed's own
+        common = (1 - noise / seeds / people.square().mean(0)).nan_to_num(nan=0.0, neginf=0.0).clamp(min=0)
+        return estimate, estimate + people * common.sqrt() + self.seeds @ (each - estimate)
 
 
 def _draw(order: list[list[Outcome]], truth: Features, draws: int, generator: torch.Generator) -> _Draws:
@@ -380,9 +379,11 @@ def _draw(order: list[list[Outcome]], truth: Features, draws: int, generator: to
 
 
 def _few(truth: Features) -> Tensor:
-    """Which of `MEASURES` and labels are rates of fewer than `FEW` images of a group: bool [4, L]."""
-    cell = cells(truth.labels.T, one_hot(truth.group, truth.groups)).sum(1)  # [L, G·2]
-    few = (cell.unflatten(-1, (-1, 2)) < FEW).any(1)  # [L, 2]: negatives, positives
+    """Which of `MEASURES` and labels are rates of fewer than `FEW` people of a group: bool [4, L]."""
+    cell = cells(truth.labels.T, one_hot(truth.group, truth.groups))  # [L, N, G·2]
+    people, who = truth.people
+    counts = (torch.zeros(len(cell), people, cell.shape[-1]).index_add(1, who, cell) > 0).sum(1)
+    few = (counts.unflatten(-1, (-1, 2)) < FEW).any(1)  # [L, 2]: negatives, positives
     never = torch.zeros_like(few[:, 0])
     return torch.stack([never, never, few[:, 1], few[:, 0]])
 

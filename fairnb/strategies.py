@@ -307,11 +307,17 @@ def hold_out(features: Features, share: float, seed: int) -> tuple[Features, Fea
     if not share:
         return features, features
     people, which = features.people
-    order = torch.randperm(people, generator=seeded(seed, "held out"))
-    images = which.cpu().bincount(minlength=people)[order].cumsum(0)  # of the people up to each
-    kept = torch.zeros(people, dtype=torch.bool).scatter(0, order, images <= round(share * len(which)))[which.cpu()]
+    images, left = which.cpu().bincount(minlength=people).tolist(), round(share * len(which))
+    chosen = torch.zeros(people, dtype=torch.bool)
+    for person in torch.randperm(people, generator=seeded(seed, "held out")).tolist():
+        if images[person] <= left:
+            chosen[person] = True
+            left -= images[person]
+    kept = chosen[which.cpu()]
     if not kept.any() or kept.all():
-        raise ValueError(f"held_out={share} of {len(kept)} validation images leaves none to search on, or to pick on")
+        raise ValueError(
+            f"held_out={share} of {len(kept)} validation images of {people} people leaves none to search on, or to pick on"
+        )
     return features.rows(~kept), features.rows(kept)
 
 
