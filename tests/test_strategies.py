@@ -226,7 +226,9 @@ def test_held_out_are_people():
     assert kept.person is not None
     assert not set(rest.person.tolist()) & set(kept.person.tolist())
     assert sorted(rest.x[:, 0].tolist() + kept.x[:, 0].tolist()) == whole.x[:, 0].tolist()
-    assert 60 < len(kept.x) <= 90
+    assert 80 < len(kept.x) <= 90
+    one = replace(whole, person=torch.arange(300).clamp(max=180))  # one of many images, whom most shares cannot hold
+    assert [len(hold_out(one, 0.3, seed=seed)[1].x) for seed in range(5)] == [90] * 5
     unknown = replace(whole, person=None)
     assert len(hold_out(unknown, 0.3, seed=1)[1].x) == 90
     with pytest.raises(ValueError, match="leaves none"):
