@@ -140,7 +140,7 @@ def _as_many(particles: int) -> Variant:
 def _recalibrated(on: Setting) -> tuple[Tensor, int]:
     """The base model's heads, those searched fitted anew on validation; and how often a gradient was computed for it."""
     valid, heads = on.features["valid"], on.heads.clone()
-    heads[on.searched], cost = recalibrate(valid, valid.labels[:, on.searched], heads[on.searched], seed=on.seed)
+    heads[on.searched], cost = recalibrate(valid.x, valid.labels[:, on.searched], heads[on.searched], seed=on.seed)
     return heads, cost
 
 

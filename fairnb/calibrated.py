@@ -33,7 +33,7 @@ from fairnb.strategies import (
 )
 
 REACHES = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0)  # how far logits may move, from which cross-validation chooses
-FOLDS = 5
+FOLDS = 5  # of images: folds of people hold the heads nearer, and left a higher UEI on validation
 ROUGHLY = 1e-4  # a fold's fits need not settle further to tell how far heads may move
 INDIFFERENCE = 0.5  # of what chance shows
 
@@ -77,7 +77,7 @@ def calibrated_multi_task(
     where = searched_labels(searched, heads)
     valid, judge = hold_out(valid, held_out, seed)
     start = heads[where].to(valid.x.device)
-    better, steps = recalibrate(valid, valid.labels[:, where], start, seed=seed)
+    better, steps = recalibrate(valid.x, valid.labels[:, where], start, seed=seed)
     directions, more = group_directions(valid, seed)  # [G − 1, D + 1]
     # What the fits cost is taken off the flight, so that methods can be compared at equal evaluations; a quarter stays.
     left = (swarm.evaluations - steps - more) // swarm.particles - 1
@@ -127,11 +127,11 @@ def indifferent_to(fronts: Fronts, tables: Tensor, share: float) -> Tensor:
     return share * chance_index(tables[torch.arange(len(tables)), lowest])
 
 
-def recalibrate(features: Features, labels: Tensor, heads: Tensor, *, seed: int = 0) -> tuple[Tensor, int]:
+def recalibrate(x: Tensor, labels: Tensor, heads: Tensor, *, seed: int = 0) -> tuple[Tensor, int]:
     """Fit heads anew by logistic regression, held near what they were; how near, cross-validation chooses.
 
     Args:
-        features: of the validation split; images of one person are in one fold, where it is known who they show.
+        x: float32 [N, D], features of the validation split.
         labels: bool [N, S], what to fit.
         heads: float32 [S, D + 1], what to stay near.
         seed: of the folds.
@@ -139,9 +139,8 @@ def recalibrate(features: Features, labels: Tensor, heads: Tensor, *, seed: int 
     Returns:
         float32 [S, D + 1], and how often a gradient was computed for it.
     """
-    x, truth = features.x, labels.T.float()
-    people, which = features.people
-    fold = (torch.randperm(people, generator=seeded(seed, "folds"))[which.cpu()] % FOLDS).to(x.device)
+    truth = labels.T.float()
+    fold = (torch.randperm(len(x), generator=seeded(seed, "folds")) % FOLDS).to(x.device)
     loss = torch.zeros(len(REACHES), dtype=torch.float64)
     steps = 0
     for k in range(FOLDS):
@@ -205,6 +204,6 @@ def group_directions(features: Features, seed: int = 0) -> tuple[Tensor, int]:
     """
     member = one_hot(features.group, features.groups)[:, 1:].bool()
     nothing = features.x.new_zeros(features.groups - 1, features.x.shape[1] + 1)
-    found, steps = recalibrate(features, member, nothing, seed=seed)
+    found, steps = recalibrate(features.x, member, nothing, seed=seed)
     found[:, -1] = -(found[:, :-1] @ features.x.mean(0))  # mean logit 0: thresholds are moved apart from it
     return found / (features.x @ found[:, :-1].T).std(0).clamp(min=1e-6).unsqueeze(1), steps

