@@ -102,10 +102,10 @@ TUNING = {
     ),
     "calibrated multi-task": (
         "how far heads may move by cross-validation on validation, which is paid for by fewer steps of the swarms. Its "
-        "variants were tried for about five hours, most "
-        "of them on validation and on test of `photographs`, by far the most of any method; the share of chance below "
-        "which accuracy decides was set to 0.5 after 0, 0.5 and 1 had been seen on test there with four seeds. Folds of people in place of images "
-        "were tried on three seeds, with a higher UEI on validation and on test, and left again. "
+        "variants were tried for about five hours, most of them on validation and on test of `photographs`, by far the "
+        "most of any method; the share of chance below which accuracy decides was set to 0.5 after 0, 0.5 and 1 had been "
+        "seen on test there with four seeds. Folds of people in place of images were tried on three seeds, had a higher "
+        "UEI on validation and on test, and were left again. "
         "Nothing was changed for `photographs-again` and `drawn-again`"
     ),
 }
