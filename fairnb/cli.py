@@ -102,13 +102,14 @@ def _train(params: Path | None, p: list[str] | None, run: str | None) -> None:
 
 def _compare(runs: list[Path], csv: Path | None) -> None:
     from fairnb.compare import beside, compare, shown
+    from fairnb.evidence import DIGITS
 
     if csv is not None and not csv.is_dir():
         raise FileNotFoundError(f"no folder {csv} to write the tables into: make it first")
     evidence = compare(runs, say=typer.echo)
-    typer.echo(shown(evidence.methods).to_string(index=False) + "\n")
-    typer.echo(beside(evidence.methods).to_string(index=False) + "\n")
-    methods = evidence.methods
+    methods = evidence.methods.round(DIGITS)  # what is printed is what is written
+    typer.echo(shown(methods).to_string(index=False) + "\n")
+    typer.echo(beside(methods).to_string(index=False) + "\n")
     typer.echo(f"Brackets hold 95 % intervals: {methods.units[0]} of the test split drawn anew, seeds: {methods.seeds[0]}.")
     worse = evidence.changes[evidence.changes.worsened] if len(evidence.changes) else evidence.changes
     for row in worse.itertuples():

@@ -50,6 +50,7 @@ LEVEL = 0.95  # of the intervals
 DRAWS = 20_000  # Student's t with few degrees of freedom has far tails, and Holm's correction looks there
 FEW = 8  # a rate of fewer people is no rate
 MEASURES = ("uei", "accuracy", "tpr_gap", "fpr_gap")  # the gaps are between the groups' rates
+DIGITS = 6  # of the tables that are written
 AT_ONCE = 500  # draws whose weights are held together
 
 
@@ -106,7 +107,7 @@ class Evidence:
     def save(self, folder: Path) -> None:
         """Write methods.csv, changes.csv and differences.csv."""
         for name, table in vars(self).items():
-            save_table(folder / f"{name}.csv", table.round(6))
+            save_table(folder / f"{name}.csv", table.round(DIGITS))
 
 
 def weigh(
