@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import pandas as pd
 from myst_nb import glue as _glue
 
-from fairnb.tables import ENDS, with_range
+from fairnb.tables import with_range
 
 
 def glue(key: str, value: float | int | str) -> None:
@@ -19,13 +21,13 @@ def glue(key: str, value: float | int | str) -> None:
     _glue(key, value, display=False)
 
 
-def glue_change(key: str, row: pd.Series) -> None:
+def glue_change(key: str, table: pd.DataFrame, place: Hashable) -> None:
     """Store what a row of differences changes as `<key>_uei` and `<key>_accuracy`, such as -0.010 (-0.012 to +0.001).
 
     Args:
         key: what the names begin with.
-        row: uei, accuracy, and each with `_low` and `_high`.
+        table: columns uei, accuracy, and each with `_low` and `_high`.
+        place: of the row, in the table's index.
     """
     for column in ("uei", "accuracy"):
-        part = row[[f"{column}{end}" for end in ENDS]].astype(float)
-        glue(f"{key}_{column}", with_range(part.to_frame().T, column, signed=True).item())
+        glue(f"{key}_{column}", with_range(table.loc[[place]], column, signed=True).item())
