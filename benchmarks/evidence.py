@@ -56,7 +56,7 @@ from fairnb.ablations import (
 )
 from fairnb.chapters import chapters, read_parameters, whole_parameters
 from fairnb.compare import beside, shown
-from fairnb.evidence import Outcome, outcome, weigh
+from fairnb.evidence import DIGITS, Outcome, outcome, weigh
 from fairnb.experiment import Experiment, git_revision, open_experiment, project_root
 from fairnb.features import Features
 from fairnb.files import save_json, save_table
@@ -168,8 +168,8 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     found.save(folder)
     if trials:
-        save_table(folder / "ablations.csv", pd.DataFrame([trial.row for trial in trials]).round(6))
-        save_table(folder / "ablation_differences.csv", weighed(trials, truth, names).round(6))
+        save_table(folder / "ablations.csv", pd.DataFrame([trial.row for trial in trials]).round(DIGITS))
+        save_table(folder / "ablation_differences.csv", weighed(trials, truth, names).round(DIGITS))
     first = open_experiment(values | {"seed": 0, "run": f"{arguments.name}-plain-0"}).provenance()
     hidden = ("data_root", "device", "devices", "num_nodes", "workers", "feed", "run", "seed", "mitigation", "tensorboard")
     provenance = {

@@ -182,7 +182,6 @@ def repicked(variant: Variant, *, indifference: float = 0.0, tolerance: float | 
         start = on.heads[where]
         base = uei_and_error(Scorer(valid, where)(start.unsqueeze(1)))[:, 0]
         equal = indifferent_to(fronts, score_heads(valid, fronts.positions, where), indifference)
-        start = start.repeat(1, fronts.positions.shape[-1] // start.shape[1])  # for each group, where groups have their own
         lost = on.tolerance if tolerance is None else tolerance
         return pick_each(fronts, start, base, on.heads, where, lost, indifferent=equal)
 

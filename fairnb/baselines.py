@@ -286,7 +286,6 @@ def picked_from(
     fronts = Fronts(pad_sequence(positions, batch_first=True), objectives, mask, area, reference, evaluations)
     base = uei_and_error(Scorer(judge, where)(start.unsqueeze(1)))[:, 0]
     judged = uei_and_error(score_heads(judge, fronts.positions, where)) if held_out else None
-    start = start.repeat(1, positions[0].shape[1] // start.shape[1])  # for each group, where groups have their own
     return pick_each(fronts, start, base, heads, where, tolerance, judged)
 
 

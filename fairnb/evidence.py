@@ -370,7 +370,7 @@ def _draw(order: list[list[Outcome]], truth: Features, draws: int, generator: to
         seen = []
         for row in order:
             positive = [resampled(counts, cell * one.test.T.unsqueeze(-1)) for one in row]
-            tables = [torch.stack([everybody - some, some], dim=-1).unflatten(-2, (-1, 2)) for some in positive]
+            tables = [torch.stack([everybody - yes, yes], dim=-1).unflatten(-2, (-1, 2)) for yes in positive]
             seen.append(torch.stack([_measures(table) for table in tables], dim=1))  # [b, K, 4, L]
         changed = (torch.stack(seen, dim=2) - each).nan_to_num().masked_fill(few, torch.nan)  # nobody of a kind: no change
         found.append(changed.mean(1))

@@ -275,7 +275,7 @@ def pick_each(
 
     Args:
         fronts: of S labels; their positions are heads, [S, A, D + 1], or one for each group in a row, [S, A, G·(D + 1)].
-        start: [S, D + 1] or [S, G·(D + 1)], the base model's.
+        start: [S, D + 1], the base model's.
         base: float64 [S, 2], the base model's `uei_and_error`.
         heads: float32 [L, D + 1], the base model's.
         searched: indices of the S labels.
@@ -285,6 +285,7 @@ def pick_each(
     """
     uei, acc, picked, found = [], [], [], []
     values = fronts.objectives if judged is None else judged
+    start = start.repeat(1, fronts.positions.shape[-1] // start.shape[1])  # for each group, where groups have their own
     for s, places in enumerate(fronts.along()):
         candidates = torch.cat([base[s : s + 1], values[s, places]])
         uei.append(candidates[:, 0])
