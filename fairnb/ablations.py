@@ -21,7 +21,7 @@ from fairnb.calibrated import INDIFFERENCE, calibrated_multi_task, indifferent_t
 from fairnb.evidence import Outcome, outcome
 from fairnb.features import Features
 from fairnb.messages import unknown
-from fairnb.metrics import accuracy, contingency_table, underestimation_index
+from fairnb.metrics import accuracy, chance_index, contingency_table, underestimation_index
 from fairnb.mopso import Swarm
 from fairnb.scoring import Scorer, score_heads
 from fairnb.strategies import Search, dynamic_weighting, multi_task, pick_each, uei_and_error
@@ -81,8 +81,9 @@ class Trial:
     Attributes:
         ablation, setting: by which it is found in `ABLATIONS`.
         outcome: what its model answers.
-        row: ablation, setting, seed, uei, accuracy, higher, uei_valid, uei_pick, area_valid, area_test, evaluations,
-            seconds; on test where nothing else is said. `higher` counts the labels whose UEI is above the base model's;
+        row: ablation, setting, seed, uei, uei_chance, accuracy, higher, uei_valid, uei_pick, area_valid, area_test,
+            evaluations, seconds; on test where nothing else is said. `uei_chance` is what chance alone shows with errors
+            like these (`fairnb.metrics.chance_index`), `higher` counts the labels whose UEI is above the base model's;
             `seconds` are those of what had to be searched for.
     """
 
@@ -104,11 +105,15 @@ def _multi(swarm: dict[str, Any] | None = None, **how: Any) -> Variant:
     return find
 
 
-def _from_recalibrated(on: Setting) -> Search:
+def _from_recalibrated(**swarm: Any) -> Variant:
     """The multi-task fix from recalibrated heads, which it pays for from its evaluations."""
-    heads, cost = _recalibrated(on)
-    left = max(1, round((on.swarm.evaluations - cost) / on.swarm.particles) - 1)
-    return _paid(_multi({"iterations": left}, begin=heads)(on), cost)
+
+    def find(on: Setting) -> Search:
+        heads, cost = _recalibrated(on)
+        left = max(1, round((on.swarm.evaluations - cost) / on.swarm.particles) - 1)
+        return _paid(_multi(swarm | {"iterations": left}, begin=heads)(on), cost)
+
+    return find
 
 
 def _dynamic(**how: Any) -> Variant:
@@ -207,6 +212,8 @@ def _baseline(name: str, **how: Any) -> Variant:
 
 CHAPTERS = "as in the chapters"
 MULTI, DYNAMIC, CALIBRATED = _multi(), _dynamic(), _calibrated()
+LOWEST = repicked(CALIBRATED)  # as all others pick
+FREE = _from_recalibrated(flight="constricted")
 METHOD: dict[str, Variant] = {  # as chapter 05 compares them
     "dynamic weighting": DYNAMIC,
     "multi-task": MULTI,
@@ -214,7 +221,7 @@ METHOD: dict[str, Variant] = {  # as chapter 05 compares them
     **{name: _baseline(name) for name in BASELINES},
 }
 HELD_OUT = 0.3
-# Ablations of every method, the words behind a method's name, and what is compared with what: the second with the first.
+# Ablations of every method, and the words behind a method's name; `against` says what is compared with what.
 OF_METHODS = {
     "pick of every method": ("", ", 30 % held out"),
     "indifference of every method": (", lowest UEI", ", indifferent"),
@@ -259,7 +266,7 @@ ABLATIONS: dict[str, dict[str, Variant]] = {
         "200": _as_many(200),
     },
     "layers of dynamic weighting": {CHAPTERS: DYNAMIC, "both": _both_layers},
-    "start": {CHAPTERS: MULTI, "recalibrated heads": _from_recalibrated},
+    "start": {CHAPTERS: MULTI, "recalibrated heads": _from_recalibrated()},
     "tolerance": {
         CHAPTERS: MULTI,
         "0.01": repicked(MULTI, tolerance=0.01),
@@ -292,14 +299,20 @@ ABLATIONS: dict[str, dict[str, Variant]] = {
         "constricted": _multi(swarm={"flight": "constricted"}),
         "paper, whitened coordinates": _multi(whiten=True),
     },
-    "directions": {
-        CHAPTERS: MULTI,
-        "threshold and group, lowest UEI": repicked(CALIBRATED),
-        "threshold and group, indifferent below half of chance": CALIBRATED,
-        "threshold and group, indifferent below chance": repicked(CALIBRATED, indifference=1.0),
+    "directions": {  # from recalibrated heads, as the calibrated search flies
+        "threshold and group": LOWEST,
+        "the threshold alone": _on_recalibrated("label thresholds"),
+        "all": FREE,
+    },
+    "equal UEI": {
+        "half of what chance shows": CALIBRATED,
+        "none: the lowest": LOWEST,
+        "all that chance shows": repicked(CALIBRATED, indifference=1.0),
     },
     "parts of the calibrated search": {
         "calibrated multi-task": CALIBRATED,
+        "in all directions": repicked(FREE, indifference=INDIFFERENCE),
+        "from the base model's heads": _calibrated(recalibrated=False),
         "recalibrated heads, no search": _only_recalibrated,
         "label thresholds on them, its pick": repicked(_on_recalibrated("label thresholds"), indifference=INDIFFERENCE),
         "group thresholds on them, its pick": repicked(_on_recalibrated("group thresholds"), indifference=INDIFFERENCE),
@@ -321,10 +334,17 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def against(ablation: str, setting: str) -> str:
-    """The setting that another is compared with: an ablation's first; among methods, the same method's other pick."""
+    """The setting that another is compared with.
+
+    An ablation's first; where every method picks on other images, the same method without; where every method picks in two
+    ways, the calibrated search with the same pick, and of it the other.
+    """
     if ablation not in OF_METHODS:
         return next(iter(ABLATIONS[ablation]))
     first, second = OF_METHODS[ablation]
+    if ablation == "indifference of every method":
+        ours = "calibrated multi-task"
+        return ours + (second if setting.endswith(second) and setting != ours + second else first)
     return setting.removesuffix(second) + first if setting.endswith(second) else setting
 
 
@@ -348,11 +368,11 @@ def ablate(
     test = replace(on.features["test"], labels=on.features["test"].labels[:, searched])
     base = outcome("base", on.seed, on.features, on.heads, on.searched, tolerance=on.tolerance)
 
-    def measures(predicted: Tensor) -> tuple[Tensor, Tensor]:
+    def measures(predicted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         tables = contingency_table(predicted, test.labels.T, test.group, test.groups)
-        return underestimation_index(tables), accuracy(tables)
+        return underestimation_index(tables), accuracy(tables), chance_index(tables)
 
-    before, _ = measures(base.test)
+    before, *_ = measures(base.test)
     done: dict[Variant, Trial] = {}
     for name in names or ablations:
         for setting, variant in ablations[name].items():
@@ -369,10 +389,10 @@ def ablate(
                 setting, on.seed, splits, search.heads, on.searched, search=search, base=base, tolerance=on.tolerance,
                 seconds=seconds,
             )  # fmt: skip
-            uei, acc = measures(found.test)
+            uei, acc, by_chance = measures(found.test)
             row = {
                 "ablation": name, "setting": setting, "seed": on.seed, "uei": float(uei.mean()),
-                "accuracy": float(acc.mean()), "higher": int((uei > before).sum()),
+                "uei_chance": float(by_chance.mean()), "accuracy": float(acc.mean()), "higher": int((uei > before).sum()),
                 "uei_valid": float(underestimation_index(found.valid).mean()), "uei_pick": found.promised,
                 "area_valid": found.area[0], "area_test": found.area[1], "evaluations": found.evaluations,
                 "seconds": seconds,

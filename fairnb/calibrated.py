@@ -48,6 +48,7 @@ def calibrated_multi_task(
     tolerance: float = 0.05,
     held_out: float = 0.0,
     indifference: float = INDIFFERENCE,
+    recalibrated: bool = True,
     spread: float = 0.5,
     saved: Path | None = None,
 ) -> Search:
@@ -64,6 +65,7 @@ def calibrated_multi_task(
         held_out: share of the validation images that only the pick sees; 0 for everything on all.
         indifference: candidates whose UEI on validation is below this share of what chance shows there
             (`fairnb.metrics.chance_index`) count as equal, and the most accurate of them is picked.
+        recalibrated: whether heads are fitted anew first; otherwise the search begins at the base model's.
         spread: how far the first particles lie from the recalibrated head, in standard deviations of its logits.
         saved: a file for a search that is stopped, see `fairnb.mopso.mopso`.
 
@@ -77,7 +79,7 @@ def calibrated_multi_task(
     where = searched_labels(searched, heads)
     valid, judge = hold_out(valid, held_out, seed)
     start = heads[where].to(valid.x.device)
-    better, steps = recalibrate(valid.x, valid.labels[:, where], start, seed=seed)
+    better, steps = recalibrate(valid.x, valid.labels[:, where], start, seed=seed) if recalibrated else (start, 0)
     directions, more = group_directions(valid, seed)  # [G − 1, D + 1]
     # What the fits cost is taken off the flight, so that methods can be compared at equal evaluations; a quarter stays.
     left = (swarm.evaluations - steps - more) // swarm.particles - 1

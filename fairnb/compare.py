@@ -124,7 +124,7 @@ def beside(methods: pd.DataFrame) -> pd.DataFrame:
     table["gap of TPR"], table["gap of FPR"] = with_range(methods, "tpr_gap"), with_range(methods, "fpr_gap")
     for column, title in columns.items():
         table[title] = methods[column].map("{:.3f}".format).where(methods[column].notna(), "–")
-    table["evaluations"] = methods.evaluations.map("{:,}".format)
+    table["evaluations"] = methods.evaluations.map("{:,}".format).where(methods.evaluations > 0, "–")
     table["seconds"] = methods.seconds.map("{:,.1f}".format, na_action="ignore").fillna("–")
     return table
 

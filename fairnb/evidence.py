@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -54,6 +54,18 @@ DIGITS = 6  # of the tables that are written
 AT_ONCE = 500  # draws whose weights are held together
 
 
+class Aim(NamedTuple):
+    """What a method was to reach on test: at most this mean UEI, at least this mean accuracy, and a rise of any label's UEI
+    that is excluded above this."""
+
+    uei: float
+    accuracy: float
+    rise: float
+
+
+AIM = Aim(0.019, 0.856, 0.02)  # of the calibrated search on the photographs of `results/`
+
+
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """What one method's model answers, trained or searched with one seed; L labels are judged.
@@ -62,7 +74,7 @@ class Outcome:
         method: its name.
         seed: of the base model and the search.
         test: bool [L, N], its predictions on test.
-        scores: float32 [L, N], what they are thresholded from: higher is more positive.
+        scores: float32 [L, N], what they are thresholded from: higher is more positive; None where no score decides.
         valid: int64 [L, G, 2, 2], its contingency tables on validation.
         promised: mean UEI on the images that the pick was made on: all of validation, or those held out for it.
         area: the part of the rectangle below the base model that its front dominates, on validation and on test, mean over
@@ -75,7 +87,7 @@ class Outcome:
     method: str
     seed: int
     test: Tensor
-    scores: Tensor
+    scores: Tensor | None
     valid: Tensor
     promised: float = float("nan")
     area: tuple[float, float] = (float("nan"), float("nan"))
@@ -414,7 +426,7 @@ def _method_row(
     row: list[Outcome], measured: dict[str, float], changed: dict[str, float], truth: Features
 ) -> dict[str, Any]:
     precision = [
-        average_precision_score(truth.labels[:, j].numpy(), one.scores[j].numpy())
+        float("nan") if one.scores is None else average_precision_score(truth.labels[:, j].numpy(), one.scores[j].numpy())
         for one in row
         for j in range(len(one.test))
     ]

@@ -213,8 +213,12 @@ def test_what_a_setting_is_compared_with():
         == against("pick of every method", "soft UEI")
         == "soft UEI"
     )
-    assert against("indifference of every method", "soft UEI, indifferent") == "soft UEI, lowest UEI"
-    assert against("indifference of every method", "soft UEI, lowest UEI") == "soft UEI, lowest UEI"
+    for setting, other in {
+        "soft UEI, indifferent": "calibrated multi-task, indifferent",
+        "soft UEI, lowest UEI": "calibrated multi-task, lowest UEI",
+        "calibrated multi-task, indifferent": "calibrated multi-task, lowest UEI",
+    }.items():
+        assert against("indifference of every method", setting) == other
 
 
 def test_any_search_can_take_the_calibrated_pick():
