@@ -370,10 +370,11 @@ def setting(experiment: Experiment, values: dict[str, Any], names: Sequence[str]
     """What the ablations of these names vary; of all of them by default."""
     base = experiment.base_model()
     pooled = experiment.pooled_features() if not names or "layers of dynamic weighting" in names else None
+    same = {name: values[name] for name in ("tolerance", "spread", "epsilon", "steer", "whiten")}
+    swarm, seed = swarm_of(values), experiment.recipe.seed
     return Setting(
-        experiment.features(), base.heads, experiment.analysed, swarm_of(values), base.hidden, pooled,
-        experiment.recipe.seed, values["tolerance"], values["spread"], values["epsilon"], values["steer"], values["whiten"],
-    )  # fmt: skip
+        experiment.features(), base.heads, experiment.analysed, swarm, hidden=base.hidden, pooled=pooled, seed=seed, **same
+    )
 
 
 if __name__ == "__main__":

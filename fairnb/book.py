@@ -7,6 +7,7 @@ from collections.abc import Hashable
 import pandas as pd
 from myst_nb import glue as _glue
 
+from fairnb.evidence import MEASURES
 from fairnb.tables import with_range
 
 
@@ -22,12 +23,13 @@ def glue(key: str, value: float | int | str) -> None:
 
 
 def glue_change(key: str, table: pd.DataFrame, place: Hashable) -> None:
-    """Store what a row of differences changes as `<key>_uei` and `<key>_accuracy`, such as -0.010 (-0.012 to +0.001).
+    """Store what a row of differences changes as `<key>_uei`, `<key>_accuracy` and so on, such as -0.010 (-0.012 to +0.001).
 
     Args:
         key: what the names begin with.
-        table: columns uei, accuracy, and each with `_low` and `_high`.
+        table: columns of `fairnb.evidence.MEASURES`, those that there are, and each with `_low` and `_high`.
         place: of the row, in the table's index.
     """
-    for column in ("uei", "accuracy"):
-        glue(f"{key}_{column}", with_range(table.loc[[place]], column, signed=True).item())
+    for column in MEASURES:
+        if column in table:
+            glue(f"{key}_{column}", with_range(table.loc[[place]], column, signed=True).item())

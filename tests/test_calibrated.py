@@ -186,6 +186,10 @@ def test_the_calibrated_search_is_taken_apart():
     assert accuracy(indifferent.outcome.valid).mean() > accuracy(plain.outcome.valid).mean()
     assert indifferent.outcome.needs_group
     assert not trials["label thresholds on them, its pick"].outcome.needs_group
+    spent = {setting: trial.row["evaluations"] for setting, trial in trials.items()}
+    assert spent["in all directions"] <= on.swarm.evaluations + on.swarm.particles
+    from_base = calibrated_multi_task(valid, heads, on.swarm, searched=on.searched, recalibrated=False)
+    assert torch.equal(trials["from the base model's heads"].outcome.test, answers(test, from_base.heads)[:2])
     better, _ = recalibrate(valid.x, valid.labels[:, :2], heads[:2])
     alone = answers(test, heads)[:2]
     f, g = (underestimation_index(evaluate(valid, torch.cat([part, heads[2:]])))[:2] for part in (better, heads[:2]))
@@ -235,6 +239,30 @@ def test_any_search_can_take_the_calibrated_pick():
         assert torch.equal(trials[f"{method}, lowest UEI"].outcome.test, answers(test, plain.heads))
         lowest, even = (accuracy(trials[f"{method}, {pick}"].outcome.valid).mean() for pick in ("lowest UEI", "indifferent"))
         assert even > lowest
+
+
+def test_a_search_from_the_base_models_heads_pays_for_no_fits_of_them():
+    valid, heads = make()
+    cost = group_directions(valid)[1]
+    search = calibrated_multi_task(valid, heads, SWARM, recalibrated=False)
+    assert search.fronts.evaluations == cost + len(search.fronts.hypervolume) * SWARM.particles
+    assert not torch.equal(search.heads, calibrated_multi_task(valid, heads, SWARM).heads)
+
+
+def test_directions_are_varied_alone():
+    (valid, heads), (test, _) = make(), make(seed=1)
+    on = Setting({"valid": valid, "test": test}, heads, torch.tensor([True, True, True]), Swarm(particles=20, iterations=59))
+    trials = {trial.setting: trial for trial in ablate(on, ["directions", "equal UEI"])}
+    two, lowest = trials["threshold and group"], trials["none: the lowest"]
+    assert torch.equal(two.outcome.test, lowest.outcome.test)
+    assert trials["all"].outcome.method == "all"
+    assert abs(trials["all"].row["evaluations"] - on.swarm.evaluations) <= on.swarm.particles
+    accuracies = [
+        trials[name].outcome.valid for name in ("none: the lowest", "half of what chance shows", "all that chance shows")
+    ]
+    kept = [float(accuracy(tables).mean()) for tables in accuracies]
+    assert kept == sorted(kept)
+    assert all(trial.row["uei_chance"] > 0 for trial in trials.values())
 
 
 def test_a_start_at_recalibrated_heads_is_paid_for():
