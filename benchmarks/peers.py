@@ -80,7 +80,7 @@ def both_gradients(
     steps: int = 200,
     learning_rate: float = 0.01,
 ) -> Search:
-    """Descend cross-entropy and smooth UEI at once by torchjd's UPGrad, which lets neither rise, for several preferences."""
+    """Descend cross-entropy and smooth UEI at once: torchjd's UPGrad joins both gradients, by several preferences."""
     from torchjd.aggregation import UPGrad
 
     where = searched.nonzero().squeeze(1)

@@ -9,6 +9,7 @@ import pytest
 
 from fairnb import book
 from fairnb.ablations import ABLATIONS, OF_METHODS, against
+from fairnb.evidence import AIM
 from fairnb.pages import SUMMARISED
 from fairnb.tables import METHODS, ablation, in_brief, with_range
 
@@ -124,6 +125,38 @@ def test_readme_shows_the_results():
     ]
     missing = [row for row in rows if row not in readme]
     assert not missing, "\n".join(["README's table is not that of results/; it should say", *rows])
+
+
+def test_readme_tells_what_the_results_show():
+    root = Path(__file__).parents[1]
+    readme = " ".join((root / "README.md").read_text().split())
+    ours = "calibrated multi-task"
+    named = ["label thresholds", "group thresholds", "multi-task", ours]
+
+    def less(folder: str, other: str) -> Any:
+        table = pd.read_csv(root / "results" / folder / "differences.csv")
+        return table[(table.method == ours) & (table.against == other)]
+
+    def change(folder: str, other: str) -> str:
+        return with_range(less(folder, other), "uei", signed=True).item()
+
+    once: Any = pd.read_csv(root / "results" / "photographs" / "methods.csv").set_index("method")
+    rise = once.highest_rise[[name for name in once.index if f"| {name} |" in readme]]
+    wider = (once.fpr_gap - once.fpr_gap["base"])[named]
+    label = -less("photographs", "label thresholds").accuracy.item()
+    torchjd = -less("photographs-again", "torchjd UPGrad").accuracy.item()
+    for told in [
+        f"It reaches {once.uei[ours]:.3f} at {once.accuracy[ours]:.3f} ",
+        f"cannot tell it from group thresholds, {change('photographs', 'group thresholds')} in UEI",
+        f"Label thresholds keep {label:.3f} more accuracy.",
+        f"by {change('photographs-again', 'group thresholds')} from group thresholds",
+        f"by {change('photographs-again', 'multi-task')} from the multi-task search; torchjd has a higher UEI",
+        f"keeps {torchjd:.3f} more accuracy.",
+        f"between {rise.min():.3f} ({rise.idxmin()}) and {rise.max():.3f} ({rise.idxmax()})",
+        f"is {rise[ours]:.3f} with the calibrated search, where less than {AIM.rise} was wanted",
+        *(f"{value:.3f} with {method.replace(ours, 'the calibrated search')}" for method, value in wider.items()),
+    ]:
+        assert told in readme
 
 
 def test_a_change_is_glued_as_a_reader_sees_it(monkeypatch):
