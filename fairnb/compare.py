@@ -129,6 +129,21 @@ def beside(methods: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def between(differences: pd.DataFrame, places: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """What methods differ by, as people read it.
+
+    Args:
+        differences: of `fairnb.evidence.Evidence`.
+        places: a method and what it is compared with, in this order.
+    """
+    rows = differences.set_index(["method", "against"]).loc[list(places)].reset_index()
+    table = pd.DataFrame({"method": rows.method, "less": rows.against})
+    titles = {"uei": "UEI", "accuracy": "accuracy", "tpr_gap": "gap of TPR", "fpr_gap": "gap of FPR"}
+    for column, title in titles.items():
+        table[title] = with_range(rows, column, signed=True)
+    return table
+
+
 def _read(folder: Path) -> Run:
     needed = ["run.json", "labels.csv", "base.safetensors", "features.safetensors"]
     missing = [name for name in needed if not (folder / name).exists()]

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from fairnb.baselines import BASELINES
 from fairnb.chapters import check_settings_together
 from fairnb.cli import app
-from fairnb.compare import compare, shown
+from fairnb.compare import beside, between, compare, shown
 from fairnb.evidence import outcome
 from fairnb.experiment import Experiment
 from fairnb.features import load_features, load_heads, save_features
@@ -154,6 +154,29 @@ def test_the_command_prints_the_table_and_writes_it(runs, tmp_path):
         "needs_group", "evaluations", "seconds",
     ]  # fmt: skip
     assert set(wanted) <= set(methods)
+
+
+def test_differences_as_people_read_them():
+    measures = {"uei": -0.0104, "accuracy": 0.0, "tpr_gap": 0.2, "fpr_gap": float("nan")}
+    ends = {
+        f"{name}{end}": value + side for name, value in measures.items() for end, side in (("_low", -0.01), ("_high", 0.01))
+    }
+    one = {"method": "a", "against": "b"} | measures | ends
+    table = between(pd.DataFrame([one, one | {"method": "b", "against": "a", "uei": 1.0}]), [("a", "b")])
+    assert table.to_dict("records") == [
+        {
+            "method": "a", "less": "b", "UEI": "-0.010 (-0.020 to +0.000)", "accuracy": "+0.000 (-0.010 to +0.010)",
+            "gap of TPR": "+0.200 (+0.190 to +0.210)", "gap of FPR": "–",
+        }
+    ]  # fmt: skip
+    with pytest.raises(KeyError):
+        between(pd.DataFrame([one]), [("a", "c")])
+
+
+def test_what_costs_nothing_to_search_shows_no_evaluations(runs):
+    table: Any = beside(compare([runs / "plain-0"], draws=500).methods).set_index("method")
+    assert table.evaluations["base"] == "–"
+    assert table.evaluations["multi-task"] != "–"
 
 
 def test_what_cannot_be_compared_is_said_in_a_line(runs, tmp_path):
