@@ -145,7 +145,15 @@ def test_readme_tells_what_the_results_show():
     wider = (once.fpr_gap - once.fpr_gap["base"])[named]
     label = -less("photographs", "label thresholds").accuracy.item()
     torchjd = -less("photographs-again", "torchjd UPGrad").accuracy.item()
+    table = pd.read_csv(root / "results" / "photographs" / "ablation_differences.csv")
+    picked = table[table.ablation == "indifference of every method"].set_index("setting")
+    even = {column: with_range(picked, column, signed=True) for column in ("uei", "accuracy")}
+    soft, multi = (
+        {column: cells[f"{name}, indifferent"] for column, cells in even.items()} for name in ("soft UEI", "multi-task")
+    )
     for told in [
+        f"soft UEI less it is {soft['uei']} in UEI and {soft['accuracy']} in accuracy",
+        f"multi-task {multi['uei']} and {multi['accuracy']}.",
         f"It reaches {once.uei[ours]:.3f} at {once.accuracy[ours]:.3f} ",
         f"cannot tell it from group thresholds, {change('photographs', 'group thresholds')} in UEI",
         f"Label thresholds keep {label:.3f} more accuracy.",
