@@ -96,6 +96,8 @@ def test_a_page_opens_from_disk_without_a_network(browser, path):
 def test_a_phone_does_not_scroll_sideways(browser, path):
     with Visit(browser, path.as_uri(), viewport={"width": 390, "height": 844}) as visit:
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
+        captions = "[...document.querySelectorAll('caption')].map(caption => caption.getBoundingClientRect().right)"
+        assert all(right <= 390 for right in visit.page.evaluate(captions))
 
 
 @in_browser
