@@ -7,7 +7,7 @@ from collections.abc import Hashable
 import pandas as pd
 from myst_nb import glue as _glue
 
-from fairnb.evidence import MEASURES
+from fairnb.metrics import MEASURES
 from fairnb.tables import with_range
 
 
@@ -27,7 +27,7 @@ def glue_change(key: str, table: pd.DataFrame, place: Hashable) -> None:
 
     Args:
         key: what the names begin with.
-        table: columns of `fairnb.evidence.MEASURES`, those that there are, and each with `_low` and `_high`.
+        table: columns of `fairnb.metrics.MEASURES`, those that there are, and each with `_low` and `_high`.
         place: of the row, in the table's index.
     """
     for column in MEASURES:

@@ -123,7 +123,7 @@ def _values(params: Path | None, p: list[str] | None, run: str | None) -> Parame
 
 
 def _root() -> Path:
-    from fairnb.experiment import project_root
+    from fairnb.files import project_root
 
     return project_root()
 

@@ -27,7 +27,6 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from sklearn.metrics import average_precision_score
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -35,6 +34,7 @@ from fairnb.features import Features
 from fairnb.files import save_table, seeded
 from fairnb.messages import some, unknown
 from fairnb.metrics import (
+    MEASURES,
     accuracy,
     cells,
     contingency_table,
@@ -49,7 +49,6 @@ from fairnb.strategies import Search, answers, evaluate, uei_and_error
 LEVEL = 0.95  # of the intervals
 DRAWS = 20_000  # Student's t with few degrees of freedom has far tails, and Holm's correction looks there
 FEW = 8  # a rate of fewer people is no rate
-MEASURES = ("uei", "accuracy", "tpr_gap", "fpr_gap")  # the gaps are between the groups' rates
 DIGITS = 6  # of the tables that are written
 AT_ONCE = 500  # draws whose weights are held together
 
@@ -425,6 +424,8 @@ def _with_interval(mean: Tensor, draws: Tensor) -> dict[str, float]:
 def _method_row(
     row: list[Outcome], measured: dict[str, float], changed: dict[str, float], truth: Features
 ) -> dict[str, Any]:
+    from sklearn.metrics import average_precision_score  # slow to import
+
     precision = [
         float("nan") if one.scores is None else average_precision_score(truth.labels[:, j].numpy(), one.scores[j].numpy())
         for one in row

@@ -10,15 +10,18 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fairnb.data import Faces
 from fairnb.feeding import Feed, centre_crops, normalise
 from fairnb.files import load_notes, load_tensors, save_tensors
-from fairnb.model import MultiLabelNet
+
+if TYPE_CHECKING:
+    from fairnb.data import Faces
+    from fairnb.model import MultiLabelNet
 
 BATCH = 128  # images that the backbone looks at together
 

@@ -17,6 +17,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 
+def project_root() -> Path:
+    """The folder that relative paths start from: the checkout around the working directory, or else the directory itself.
+
+    So a notebook finds the same runs and data from its own folder as from the root.
+    """
+    here = Path.cwd()
+    return next((p for p in (here, *here.parents) if (p / "notebooks").is_dir() and (p / "pyproject.toml").is_file()), here)
+
+
 @contextmanager
 def write_beside(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path` and rename it into place when the block ends well.

@@ -16,6 +16,7 @@ from torch import Tensor
 
 # float32 holds every integer up to 2^24: summing in blocks of this many samples keeps a float product of counts exact.
 EXACT = 2**24
+MEASURES = ("uei", "accuracy", "tpr_gap", "fpr_gap")  # that methods are compared by; the gaps are between the groups' rates
 
 
 def contingency_table(pred: Tensor, target: Tensor, group: Tensor, groups: int | None = None) -> Tensor:

@@ -22,9 +22,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
@@ -41,6 +41,9 @@ from fairnb.repository import (
     thin_by_area,
     thin_by_grid,
 )
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 Objectives = Callable[[Tensor], Tensor]  # positions [S, P, D] → objectives [S, P, 2]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import cycle
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,8 +17,10 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fairnb.strategies import Search
 from fairnb.tables import METHODS
+
+if TYPE_CHECKING:
+    from fairnb.strategies import Search
 
 PALETTE = sns.color_palette("colorblind")
 GROUP_COLOURS = [PALETTE[0], PALETTE[1], *PALETTE[4:]]  # blue and orange, as in the paper's Figure 1

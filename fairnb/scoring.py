@@ -11,14 +11,17 @@ every block is the same product wherever it is computed, so any number of proces
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor
 
 from fairnb.features import Features
 from fairnb.messages import unknown
 from fairnb.metrics import cells
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 EXACT = {torch.float32: 2**24, torch.bfloat16: 2**8}  # a sum of so many ones is exact in this type

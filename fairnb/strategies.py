@@ -15,10 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor
 
 from fairnb.features import Features
@@ -27,6 +26,9 @@ from fairnb.messages import unknown
 from fairnb.metrics import accuracy, contingency_table, underestimation_index
 from fairnb.mopso import Fronts, Swarm, mopso, rescore
 from fairnb.scoring import DTYPES, Scorer
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 LAYERS = ("last", "all")  # the heads, or both fully connected layers
 SAMPLE = 2**16  # images from which the unit of noise is taken, where there are more

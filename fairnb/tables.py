@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from pandas.io.formats.style import Styler
 from torch import Tensor
 
-from fairnb.data import Faces
 from fairnb.messages import unknown
 from fairnb.metrics import accuracy, underestimation_index, underestimation_score
+
+if TYPE_CHECKING:
+    from fairnb.data import Faces
 
 PAPER = ("base", "dynamic weighting", "multi-task")
 # The order of rows in tables and of colours in figures.

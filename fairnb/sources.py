@@ -1,0 +1,70 @@
+"""Which files of the project a piece of code comes from: what it imports, what that imports, and so on.
+
+    sources("from fairnb import plots", root)  # fairnb/__init__.py, fairnb/plots.py, fairnb/tables.py, …
+
+The code is read, not run.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+RESULTS = "results"  # folder of saved results, which code names to read them
+
+
+def sources(code: str, root: Path) -> set[Path]:
+    """Files below `root` that decide what Python code does, as far as its imports tell.
+
+    An import inside a function counts, one for type checkers alone does not. Beside a module count the other files of its
+    folder that are not Python, such as tables; and all of `results/` where the code, or a module, names it.
+
+    Raises:
+        SyntaxError: if the code, or a module, is not Python.
+    """
+    found: set[Path] = set()
+    waiting = [(code, root)]
+    while waiting:
+        text, folder = waiting.pop()
+        tree = ast.parse(text)
+        words = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        if any(word == RESULTS or word.startswith(f"{RESULTS}/") for word in words):
+            found |= {path for path in (root / RESULTS).rglob("*") if path.is_file()}
+        for module in _imported(tree, root, folder):
+            if module not in found:
+                found.add(module)
+                beside = module.parent.iterdir() if module.parent != root else ()
+                found |= {path for path in beside if path.is_file() and path.suffix != ".py"}
+                waiting.append((module.read_text(), module.parent))
+    return found
+
+
+def _imported(tree: ast.AST, root: Path, folder: Path) -> Iterator[Path]:
+    """The project's modules among those that a tree imports; a package's `__init__` comes with whatever is in it."""
+    for node in _without_type_checking(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            package = node.module or ""
+            if node.level:
+                above = [folder, *folder.parents][node.level - 1].relative_to(root).parts
+                package = ".".join([*above, *([package] if package else [])])
+            names = [package, *(f"{package}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in names:
+            place = root
+            for part in name.split("."):
+                place /= part
+                yield from (path for path in (place / "__init__.py", place.with_name(f"{part}.py")) if path.is_file())
+
+
+def _without_type_checking(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node but those below `if TYPE_CHECKING:`."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if not (isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
+            waiting.extend(ast.iter_child_nodes(node))
