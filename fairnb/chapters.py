@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import fields
@@ -18,8 +17,10 @@ import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
+from fairnb.clock import Clock
 from fairnb.files import content_key, digest_files
-from fairnb.messages import check_run_name, unknown
+from fairnb.messages import check_run_name, duration, unknown
+from fairnb.sources import sources
 
 Parameters = dict[str, Any]
 PACKAGES = ("torch", "torchvision", "lightning", "numpy", "pandas", "scikit-learn", "matplotlib", "seaborn", "altair")
@@ -134,7 +135,9 @@ def whole_parameters(notebooks: dict[str, Path], values: Parameters) -> tuple[Pa
     return merged, known
 
 
-def run_chapters(root: Path, wanted: list[str], values: Parameters, say: Callable[[str], None] = print) -> Path:
+def run_chapters(
+    root: Path, wanted: list[str], values: Parameters, say: Callable[[str], None] = print, *, afterwards: float = 0.0
+) -> Path:
     """Execute chapters in order; returns the folder of the executed notebooks, `runs/<run>/chapters`.
 
     A chapter whose notebook, package, data and parameters are those of its executed copy is not executed again.
@@ -143,7 +146,8 @@ def run_chapters(root: Path, wanted: list[str], values: Parameters, say: Callabl
         root: the checkout.
         wanted: chapters by name or number; all of them where empty.
         values: parameters; each chapter receives those it has.
-        say: takes a line of progress.
+        say: takes a line of progress, which tells what a chapter does and about how long all of it takes.
+        afterwards: seconds that what follows the chapters takes, for that estimate.
 
     Raises:
         ValueError: for an unknown chapter or parameter, before anything runs.
@@ -154,15 +158,18 @@ def run_chapters(root: Path, wanted: list[str], values: Parameters, say: Callabl
     merged, known = whole_parameters(notebooks, values)
     folder = root / "runs" / merged["run"] / "chapters"
     folder.mkdir(parents=True, exist_ok=True)
-    surroundings = _surroundings(root, merged)
+    told = {name: nbformat.read(notebooks[name], as_version=4).metadata.get("fairnb", {}) for name in names}
+    trained = (folder.parent / "history.csv").exists()
+    clock = Clock({name: told[name].get("seconds", 0.0) for name in names}, afterwards, trained, say)
     for name in names:
         out, failed = folder / f"{name}.ipynb", folder / f"{name}.failed.ipynb"  # a failure leaves an older success alone
         given = {parameter: merged[parameter] for parameter in known[name]}
-        key = content_key([notebooks[name].read_text(), given, surroundings])
+        key = content_key([notebooks[name].read_text(), given, _surroundings(root, notebooks[name], given)])
         if out.exists() and nbformat.read(out, as_version=4).metadata.get("made_of") == key:
             say(f"{name} is up to date")
+            clock.skipped(name)
             continue
-        say(f"{name} …")
+        say(f"{name}: {told[name].get('does', 'executing')} … {len(clock.left)} left, {clock.estimate}")
         start = time.perf_counter()
         try:
             papermill.execute_notebook(
@@ -172,7 +179,7 @@ def run_chapters(root: Path, wanted: list[str], values: Parameters, say: Callabl
                 kernel_name="python3",
                 cwd=root,
                 progress_bar=False,
-                stderr_file=sys.stderr if sys.stderr.isatty() else None,  # the cells' own progress bars
+                stderr_file=clock,
             )
         except PapermillExecutionError as error:
             reason = re.sub(r"\x1b\[[0-9;]*m", "", f"{error.ename}: {error.evalue}")
@@ -183,16 +190,22 @@ def run_chapters(root: Path, wanted: list[str], values: Parameters, say: Callabl
         page.metadata["made_of"] = key
         nbformat.write(page, failed)
         failed.replace(out)
-        say(f"{name} done in {time.perf_counter() - start:.0f} s")
+        seconds = time.perf_counter() - start
+        clock.done(name, seconds)
+        say(f"{name} done in {duration(seconds)}")
     return folder
 
 
-def _surroundings(root: Path, values: Parameters) -> list[Any]:
-    """What a chapter's outcome depends on beside its notebook and parameters: code, saved results, versions, the data."""
-    code = [path for path in (root / "fairnb").rglob("*") if path.suffix in (".py", ".csv")]
-    files_of_project = digest_files(root, [*code, *(root / "results").rglob("*")])
-    folder = root / Path(values.get("data_root") or ".").expanduser()
-    files = sorted(folder.iterdir()) if values.get("data_root") and folder.is_dir() else []
+def _surroundings(root: Path, notebook: Path, values: Parameters) -> list[Any]:
+    """What a chapter's outcome depends on beside its cells and parameters: what it imports and reads, versions, the data."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    try:
+        code = sources("\n".join(cell.source for cell in cells if cell.cell_type == "code"), root)
+    except SyntaxError:  # cells may hold what only IPython reads, such as %time: then all of it counts
+        code = {path for folder in ("fairnb", "results") for path in (root / folder).rglob("*") if path.suffix != ".pyc"}
+    files_of_project = digest_files(root, sorted(code))
+    data = root / Path(values.get("data_root") or ".").expanduser()
+    files = sorted(data.iterdir()) if values.get("data_root") and data.is_dir() else []
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return [files_of_project, {name: version(name) for name in PACKAGES}, stats]
 

@@ -38,7 +38,7 @@ from fairnb.data import DRAWN, Faces, open_dataset
 from fairnb.device import check_group, make_fabric
 from fairnb.features import Features, apply, extract_features, load_features, save_features
 from fairnb.feeding import Feed
-from fairnb.files import content_key, load_json, save_json, save_table, save_tensors
+from fairnb.files import content_key, load_json, project_root, save_json, save_table, save_tensors
 from fairnb.messages import check_run_name, unknown
 from fairnb.model import MultiLabelNet
 from fairnb.mopso import Swarm
@@ -47,15 +47,6 @@ from fairnb.tables import METHODS, file_name
 from fairnb.training import FILES, BaseModel, Recipe, recipe_key, train_base
 
 PACKAGES = ("fairnb", "torch", "torchvision", "lightning", "numpy", "scikit-learn")
-
-
-def project_root() -> Path:
-    """The folder that relative paths start from: the checkout around the working directory, or else the directory itself.
-
-    So a notebook finds the same runs and data from its own folder as from the root.
-    """
-    here = Path.cwd()
-    return next((p for p in (here, *here.parents) if (p / "notebooks").is_dir() and (p / "pyproject.toml").is_file()), here)
 
 
 class Experiment:
@@ -426,15 +417,15 @@ class Experiment:
                 return
 
 
-def open_experiment(parameters: Mapping[str, Any], fabric: Fabric | None = None) -> Experiment:
-    """The run that a chapter's parameters describe; those that belong to later stages are left out.
+def open_experiment(parameters: Mapping[str, Any], fabric: Fabric | None = None, *, runs: str | Path = "runs") -> Experiment:
+    """The run, in a folder of runs, that a chapter's parameters describe; those that belong to later stages are left out.
 
     Raises:
         ValueError: and FileNotFoundError, see `Experiment`.
     """
     recipe = Recipe(**{part.name: parameters[part.name] for part in fields(Recipe)})
     accepted = signature(Experiment.__init__).parameters.keys() & parameters.keys()
-    return Experiment(recipe=recipe, fabric=fabric, **{name: parameters[name] for name in accepted})
+    return Experiment(recipe=recipe, fabric=fabric, runs=runs, **{name: parameters[name] for name in accepted})
 
 
 def _as_text(table: Path | io.StringIO) -> pd.DataFrame:

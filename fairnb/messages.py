@@ -24,6 +24,14 @@ def some(names: Iterable[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + more
 
 
+def duration(seconds: float) -> str:
+    """A time in words of its own size: `40 s`, `3 min`, `2 h 10 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def check_run_name(run: str) -> None:
     """Refuse a run's name that is no plain folder name.
 

@@ -27,12 +27,12 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 from lightning.fabric import Fabric
-from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import tqdm
 
 from fairnb import tables
+from fairnb.clock import SPEED
 from fairnb.data import Faces
 from fairnb.device import resolve
 from fairnb.features import apply
@@ -43,6 +43,8 @@ from fairnb.metrics import accuracy, contingency_table, underestimation_index
 from fairnb.model import MultiLabelNet, build_model
 
 MITIGATIONS = ("", "reweighing", "domain-independent")
+SCHEDULES = ("constant", "one-cycle")
+TELL_AFTER = 5.0  # seconds of steps from which the speed of a training is told
 LOOK_EVERY = 16  # steps between two looks at the losses where a look makes the CPU wait for a GPU
 FILES = ("base.safetensors", "history_us.csv", "history.csv")  # what a training leaves; the last one says that it is whole
 
@@ -59,7 +61,8 @@ class Recipe:
     image_size: int = 224  # pixels of the square that the network sees: a random crop in training, the centre after
     epochs: int = 50
     batch_size: int = 32  # images a step, of all processes together
-    learning_rate: float = 1e-4  # of Adam
+    learning_rate: float = 1e-4  # of Adam; the highest one where it changes
+    schedule: str = "constant"  # of the learning rate; 'one-cycle' rises and falls once, see `one_cycle`
     weight_decay: float = 0.0
     precision: str = "auto"  # 'bf16-mixed', '32-true', …; auto: bf16 where the machine computes in it
     compiled: bool = False  # torch.compile: minutes at the start, and fewer, larger pieces of work for a GPU
@@ -79,6 +82,8 @@ class Recipe:
             raise ValueError(f"image_size={self.image_size} is cut out of resize={self.resize}: it cannot be larger")
         if self.mitigation not in MITIGATIONS:
             raise ValueError(unknown("mitigation", self.mitigation, MITIGATIONS))
+        if self.schedule not in SCHEDULES:
+            raise ValueError(unknown("schedule", self.schedule, SCHEDULES))
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate={self.learning_rate} must be above 0")
         if not self.weight_decay >= 0 or not 0 <= self.dropout < 1:
@@ -177,7 +182,20 @@ def recipe_key(faces: Faces, recipe: Recipe, device: str = "auto") -> dict[str, 
     Kind of device and arithmetic are part of it: the same seed gives the same bits only on the same machine.
     """
     device, precision = resolve(device, recipe.precision)
-    return {**asdict(recipe), "device": device, "precision": precision, "faces": faces.fingerprint()}
+    known = asdict(recipe)
+    if recipe.schedule == "constant":
+        del known["schedule"]  # trainings from before there was a choice keep their key
+    return {**known, "device": device, "precision": precision, "faces": faces.fingerprint()}
+
+
+def one_cycle(step: int, steps: int) -> float:
+    """Share of the highest learning rate at a step, 0 to `steps` - 1: Smith and Topin (2018).
+
+    It rises from 1/25 to 1 over the first three tenths of the steps and falls to 1/250,000, each along half a cosine.
+    """
+    peak = 0.3 * steps - 1
+    low, high, share = (1 / 25, 1.0, step / peak) if step <= peak else (1.0, 4e-6, (step - peak) / (steps - 1 - peak))
+    return high + (low - high) * (1 + math.cos(math.pi * share)) / 2
 
 
 def weighted_mean_average_precision(scores: Tensor, labels: Tensor, group: Tensor) -> float:
@@ -194,6 +212,8 @@ def weighted_mean_average_precision(scores: Tensor, labels: Tensor, group: Tenso
     Returns:
         The mean over the labels that have a positive, in [0, 1]; NaN where none has.
     """
+    from sklearn.metrics import average_precision_score  # slow to import
+
     member = torch.nn.functional.one_hot(group).double()  # [N, G]
     counts = labels.double().T @ member  # [L, G] positives per group
     weight = counts.sum(1, keepdim=True) / (counts > 0).sum(1, keepdim=True) / counts.clamp(min=1)
@@ -273,6 +293,7 @@ class _Training:
             self.course = _load_checkpoint(self.checkpoint, self.model, adam)
         self.size = len(self._batches(1))  # steps of an epoch
         self.since = 0.0
+        self.began: tuple[float, int] | None = None  # when this session's first steps were done, and how many
         self.log = _logger(folder, self.done) if tensorboard and fabric.is_global_zero else None
 
     @property
@@ -345,6 +366,10 @@ class _Training:
                 # the mean over processes, which DDP takes, is then the mean over images
                 loss = binary_cross_entropy_with_logits(self.network(inputs, domain).float(), targets, weight)
                 loss = loss * (len(own) * world / count)
+                if recipe.schedule == "one-cycle":
+                    share = one_cycle((epoch - 1) * self.size + step, recipe.epochs * self.size)
+                    for weights in self.adam.param_groups:
+                        weights["lr"] = recipe.learning_rate * share
                 self.optimizer.zero_grad()
                 fabric.backward(loss)
                 self.optimizer.step()
@@ -378,6 +403,7 @@ class _Training:
         if course.rows:
             shown["mAP"] = f"{course.rows[-1]['val_map']:.3f}"
         bar.set_postfix(shown, refresh=False)
+        self._tell_speed(bar, now)
         if self.log:
             self.log.add_scalar("training loss", means[-1], self.done)
         if asked_share > 0:
@@ -389,6 +415,20 @@ class _Training:
                 f"stopped in epoch {epoch} of {self.recipe.epochs} after {course.steps:,} of {len(batches):,} steps and "
                 f"saved in {self.checkpoint}: the same command, or cell, goes on from there"
             )
+
+    def _tell_speed(self, bar: tqdm, now: float) -> None:
+        """Once, some seconds after the first steps, say how long the training will take."""
+        if self.began is None:
+            self.began = now, self.done
+        start, first = self.began
+        if self.done <= first or now - start < TELL_AFTER:
+            return
+        self.began = math.inf, self.done  # never again
+        speed = (self.done - first) * self.recipe.batch_size / (now - start)
+        left = (self.recipe.epochs * self.size - self.done) * self.recipe.batch_size
+        looked_at = (self.recipe.epochs - len(self.course.rows)) * len(self.faces.rows("valid"))
+        if self.fabric.is_global_zero:  # a look at an image costs about a third of a step's forward and backward pass
+            bar.write(SPEED.format(left=left, speed=speed, seconds=(left + looked_at / 3) / speed), file=sys.stderr)
 
     def _waited(self, images: Iterator[Tensor]) -> Iterator[Tensor]:
         """The same images, the seconds spent on waiting for them noted."""

@@ -157,14 +157,16 @@ def test_a_failing_chapter_stops_the_run_and_is_kept(tmp_path, monkeypatch):
 
 
 def test_a_chapter_runs_again_only_where_something_changed(tmp_path, monkeypatch):
+    """A module that it imports, one that this imports, its own cells, its parameters; not a module that it never meets."""
     (tmp_path / "notebooks").mkdir()
-    (tmp_path / "fairnb").mkdir()
     (tmp_path / "pyproject.toml").touch()
-    code, notebook = tmp_path / "fairnb" / "a.py", tmp_path / "notebooks" / "01_a.ipynb"
-    code.write_text("x = 1")
+    for name, text in {"paint": "import brush", "brush": "x = 1", "other": "y = 1"}.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    notebook = tmp_path / "notebooks" / "01_a.ipynb"
     parameters = nbformat.v4.new_code_cell("run = 'r'  # name\nn = 1  # a number", metadata={"tags": ["parameters"]})
-    page = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell("import time; time.time()")])
+    page = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell("import time, paint; time.time()")])
     page.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    page.metadata["fairnb"] = {"does": "tells the time", "seconds": 100}
     nbformat.write(page, notebook)
     monkeypatch.chdir(tmp_path)
     done = tmp_path / "runs" / "r" / "chapters" / "01_a.ipynb"
@@ -172,15 +174,18 @@ def test_a_chapter_runs_again_only_where_something_changed(tmp_path, monkeypatch
     def outcome(*words):
         result = CliRunner().invoke(app, ["run", *words])
         assert result.exit_code == 0, result.output
-        return done.read_bytes(), "up to date" in result.output
+        up_to_date = "up to date" in result.output
+        assert up_to_date or "01_a: tells the time … 1 left, about 2 min and the training" in result.output
+        return done.read_bytes(), up_to_date
 
     first = outcome()
     assert not first[1]
+    (tmp_path / "other.py").write_text("y = 2")
     assert outcome() == (first[0], True)
     assert outcome("-p", "n=1") == (first[0], True)  # the default, said aloud
     other = outcome("-p", "n=2")
     assert other[0] != first[0]
-    code.write_text("x = 2")
+    (tmp_path / "brush.py").write_text("x = 2")
     assert not outcome("-p", "n=2")[1]
     page.cells[1].source += "  # changed"
     nbformat.write(page, notebook)

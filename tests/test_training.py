@@ -48,6 +48,18 @@ def trained(faces, cache, tmp_path_factory):
     return train(faces, folder, cache), folder
 
 
+def test_the_learning_rate_goes_up_and_down_once():
+    steps = 40
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    oracle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=steps, cycle_momentum=False)
+    for step in range(steps):
+        assert training.one_cycle(step, steps) == pytest.approx(oracle.get_last_lr()[0], rel=1e-9)
+        optimizer.step()
+        if step < steps - 1:
+            oracle.step()
+    assert training.one_cycle(0, 1) == pytest.approx(4e-6)  # a single step
+
+
 def test_training_learns_and_keeps_its_best_epoch(trained):
     base, folder = trained
     history = base.history
