@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import copysign, isnan
 
 import pandas as pd
 from pandas.io.formats.style import Styler
@@ -23,6 +24,7 @@ METHODS = (
     "calibrated multi-task",
 )
 ENDS = {"": "mean", "_low": "min", "_high": "max"}
+DIGITS = 3, 6  # of an interval: as a rule, and where fewer would show an end as 0 that is not; results/ carry six
 INTERVAL, WHOLE = re.compile(r"\([-+\d][^)]*\)"), r'<span style="white-space: nowrap">\g<0></span>'
 
 
@@ -152,11 +154,31 @@ def in_brief(table: pd.DataFrame, differences: pd.DataFrame, name: str) -> pd.Da
 
 
 def with_range(table: pd.DataFrame, column: str, *, signed: bool = False) -> pd.Series:
-    """A column with its `_low` and `_high`, as text: 0.123 (0.120–0.126), or signed, -0.010 (-0.012 to +0.001). NaN is –."""
-    form, word = ("{:+.3f}", " to ") if signed else ("{:.3f}", "–")
-    rounded = (table[f"{column}{end}"].round(3) + 0.0 for end in ENDS)  # no minus before a zero
-    middle, low, high = (values.map(form.format) for values in rounded)
-    return (middle + " (" + low + word + high + ")").where(table[column].notna(), "–")
+    """A column with its `_low` and `_high`, as text: 0.123 (0.120–0.126), or signed, -0.010 (-0.012 to +0.001). NaN is –.
+
+    As printed, a signed interval excludes 0 exactly where it does: where an end that is not 0 would look like it, all three
+    numbers get more digits, and at the last digit they are rounded away from 0.
+    """
+    if signed:
+        triples = table[[f"{column}{end}" for end in ENDS]].to_numpy(dtype=float)
+        return pd.Series([_signed(*triple) for triple in triples.tolist()], index=table.index, dtype=object)
+    middle, low, high = (table[f"{column}{end}"].map("{:.3f}".format) for end in ENDS)
+    return (middle + " (" + low + "–" + high + ")").where(table[column].notna(), "–")
+
+
+def _signed(middle: float, low: float, high: float) -> str:
+    if isnan(middle):
+        return "–"
+    fewest, most = DIGITS
+    digits = next((n for n in range(fewest, most) if all(round(end, n) or not end for end in (low, high))), most)
+
+    def text(value: float) -> str:
+        shown = round(value, digits)
+        if digits == most and value and not shown:
+            shown = copysign(10.0**-most, value)
+        return f"{shown:+.{digits}f}" if shown else f"{0:.{digits}f}"
+
+    return f"{text(middle)} ({text(low)} to {text(high)})"
 
 
 def shown(table: pd.DataFrame, digits: int = 3) -> Styler:

@@ -165,7 +165,7 @@ def test_differences_as_people_read_them():
     table = between(pd.DataFrame([one, one | {"method": "b", "against": "a", "uei": 1.0}]), [("a", "b")])
     assert table.to_dict("records") == [
         {
-            "method": "a", "less": "b", "UEI": "-0.010 (-0.020 to +0.000)", "accuracy": "+0.000 (-0.010 to +0.010)",
+            "method": "a", "less": "b", "UEI": "-0.0104 (-0.0204 to -0.0004)", "accuracy": "0.000 (-0.010 to +0.010)",
             "gap of TPR": "+0.200 (+0.190 to +0.210)", "gap of FPR": "–",
         }
     ]  # fmt: skip

@@ -7,7 +7,6 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from fairnb import book
 from fairnb.ablations import ABLATIONS, OF_METHODS, against
 from fairnb.evidence import AIM
 from fairnb.pages import SUMMARISED
@@ -165,12 +164,3 @@ def test_readme_tells_what_the_results_show():
         *(f"{value:.3f} with {method.replace(ours, 'the calibrated search')}" for method, value in wider.items()),
     ]:
         assert told in readme
-
-
-def test_a_change_is_glued_as_a_reader_sees_it(monkeypatch):
-    stored = {}
-    monkeypatch.setattr(book, "_glue", lambda key, value, display: stored.update({key: value}))
-    row = {"method": "x", "uei": -0.0004, "uei_low": -0.02, "uei_high": 0.01}
-    row |= {"accuracy": 0.1, "accuracy_low": 0.0, "accuracy_high": 0.2}
-    book.glue_change("x", pd.DataFrame([row]).set_index("method"), "x")
-    assert stored == {"x_uei": "+0.000 (-0.020 to +0.010)", "x_accuracy": "+0.100 (+0.000 to +0.200)"}
