@@ -127,7 +127,7 @@ def _summary(root: Path, run: Path) -> pd.DataFrame:
         one["method"] = ["base", *one.method.iloc[1:].str.replace(" after .*", "", regex=True)]
     table = pd.concat([one.set_index("method").loc[list(SUMMARISED)].reset_index() for one in every])
     columns = {"data": "data", "method": "method", "UEI": "mean UEI", "accuracy": "mean accuracy"}
-    columns |= {"worsened": "labels worsened", "needs the group": "needs the group"}
+    columns |= {"worsened": "labels worsened", "group": "group"}
     return table[list(columns)].rename(columns=columns)
 
 

@@ -23,6 +23,24 @@ METHODS = (
     "random search",
     "calibrated multi-task",
 )
+# Where a prediction gets the group from. "given": with each image. "inferred": from the image, as weights can that were
+# moved with the group in view; the calibrated search does so by design, and any search over all weights may. Else "unused".
+GROUP = {
+    "base": "unused",
+    "dynamic weighting": "inferred",
+    "multi-task": "inferred",
+    "label thresholds": "unused",
+    "group thresholds": "given",
+    "soft UEI": "inferred",
+    "random search": "inferred",
+    "calibrated multi-task": "inferred",
+    "torchjd UPGrad": "inferred",
+    "pymoo NSGA-II": "inferred",
+    "jMetalPy SMPSO": "inferred",
+    "fairlearn": "given",
+    "reweighing": "inferred",
+    "domain-independent": "inferred",
+}
 ENDS = {"": "mean", "_low": "min", "_high": "max"}
 DIGITS = 3, 6  # of an interval: as a rule, and where fewer would show an end as 0 that is not; results/ carry six
 INTERVAL, WHOLE = re.compile(r"\([-+\d][^)]*\)"), r'<span style="white-space: nowrap">\g<0></span>'
@@ -31,6 +49,21 @@ INTERVAL, WHOLE = re.compile(r"\([-+\d][^)]*\)"), r'<span style="white-space: no
 def file_name(method: str) -> str:
     """What the names of a method's files begin with."""
     return method.lower().replace(" ", "_").replace("-", "_")
+
+
+def group_use(method: str) -> str:
+    """Where a method's prediction gets the group from, of `GROUP`: "given", "inferred" or "unused".
+
+    Args:
+        method: its name, with what may follow it: `multi-task after reweighing (noise=0)`, `fairlearn, equal odds`.
+
+    Raises:
+        ValueError: if `GROUP` does not say (nearest name).
+    """
+    name = re.split(r" after | \(|, ", method)[0]
+    if name not in GROUP:
+        raise ValueError(unknown("method", name, GROUP))
+    return GROUP[name]
 
 
 def label_rows(method: str, tables: dict[str, Tensor], faces: Faces, analysed: Tensor) -> pd.DataFrame:

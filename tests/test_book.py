@@ -6,12 +6,22 @@ import pandas as pd
 import pytest
 import torch
 
-from fairnb import book
-from fairnb.tables import with_range
+from fairnb import book, tables
+from fairnb.tables import group_use, with_range
 
 
 def triple(middle, low, high, method="a"):
     return {"method": method, "uei": middle, "uei_low": low, "uei_high": high}
+
+
+def test_where_a_prediction_gets_the_group_from():
+    assert group_use("fairlearn, equal odds") == "given"
+    assert group_use("multi-task after reweighing (noise=0)") == "inferred"
+    assert group_use("multi-task, held-out pick") == "inferred"
+    assert group_use("label thresholds (tolerance=0.1)") == "unused"
+    assert set(tables.METHODS) <= set(tables.GROUP)
+    with pytest.raises(ValueError, match="did you mean 'soft UEI'"):
+        group_use("soft UE")
 
 
 @pytest.mark.parametrize(

@@ -230,7 +230,7 @@ def test_the_introductions_table_is_that_of_the_run_and_of_the_photographs(runs,
     table = _summary(tmp_path, runs / "plain-0")
     assert len(table) == 2 * 6
     base = shown(evidence.methods).iloc[0]
-    first = ["this run", "base", base.UEI, base.accuracy, f"0 of {evidence.methods.labels[0]}", "no"]
+    first = ["this run", "base", base.UEI, base.accuracy, f"0 of {evidence.methods.labels[0]}", "unused"]
     assert table.iloc[0].tolist() == first
 
 

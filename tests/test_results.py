@@ -10,7 +10,7 @@ import pytest
 from fairnb.ablations import ABLATIONS, OF_METHODS, against
 from fairnb.evidence import AIM
 from fairnb.pages import SUMMARISED
-from fairnb.tables import METHODS, ablation, in_brief, with_range
+from fairnb.tables import METHODS, ablation, group_use, in_brief, with_range
 
 RESULTS = sorted(path.parent for path in (Path(__file__).parents[1] / "results").glob("*/methods.csv"))
 
@@ -27,6 +27,7 @@ def test_results_say_what_they_are_of(folder):
     for column in ("uei", "accuracy"):
         assert (methods[f"{column}_low"] <= methods[column]).all()
         assert (methods[column] <= methods[f"{column}_high"]).all()
+    assert {name for name in methods.index if group_use(name) == "given"} == set(methods.index[methods.needs_group])
     changes = pd.read_csv(folder / "changes.csv")
     assert all(set(labels) == set(known["labels"]) for _, labels in changes.groupby("method").label)
     counted = changes.groupby("method").worsened.sum()
@@ -118,8 +119,8 @@ def test_readme_shows_the_results():
     once, again = results["photographs"], results["photographs-again"]
     cells = [with_range(table.loc[again.index], column) for table in (once, again) for column in ("uei", "accuracy")]
     rows = [
-        f"| {method} | {' | '.join(cell[method] for cell in cells)} | {group} |"
-        for method, group in again.needs_group.map({True: "yes", False: "no"}).items()
+        f"| {method} | {' | '.join(cell[method] for cell in cells)} | {group_use(method)} |"
+        for method in again.index
         if not method.startswith("fairlearn") and not method.endswith("pick")
     ]
     missing = [row for row in rows if row not in readme]
