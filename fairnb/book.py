@@ -1,14 +1,97 @@
-"""Numbers that prose shows: `glue("uei", 0.12)` in a cell, `{glue:text}`uei:.3f`` in the text."""
+"""What prose says, from its numbers: `glue("uei", 0.12)` in a cell, `{glue:text}`uei:.3f`` in the text.
+
+A sentence about `results/` stands in the page as it is, and `claim` fails the chapter where they do not bear it out. A
+sentence about the run at hand has its words chosen by the run's numbers: `verdict`, `counted`, `out_of`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import Any
 
 import pandas as pd
 from myst_nb import glue as _glue
 
 from fairnb.metrics import MEASURES
 from fairnb.tables import with_range
+
+NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+# The parameters by which two recipes of a base model differ.
+RECIPE = (
+    "backbone", "weights", "hidden", "dropout", "image_size", "epochs", "batch_size", "learning_rate", "schedule", "drawn",
+)  # fmt: skip
+
+
+class ClaimError(Exception):
+    """A sentence that the results do not bear out."""
+
+
+def claim(holds: bool, words: str) -> None:
+    """Fail the chapter, and so the build, unless what its text says holds.
+
+    Args:
+        holds: whether the results bear it out.
+        words: those of the page's text, to the letter, which a test looks up there.
+
+    Raises:
+        ClaimError: naming the words.
+    """
+    if not holds:
+        raise ClaimError(f"the results do not bear out what the page says: {words!r}")
+
+
+def sign(table: pd.DataFrame, place: Hashable, column: str = "uei") -> int:
+    """Whether the interval of a difference lies below 0 (-1), holds it (0) or lies above it (1).
+
+    Args:
+        table: columns `<column>_low` and `<column>_high`.
+        place: of the row, in the table's index.
+        column: one of `fairnb.metrics.MEASURES`.
+    """
+    row = table.loc[[place]]
+    low, high = (float(row[f"{column}_{end}"].item()) for end in ("low", "high"))
+    return int(low > 0) - int(high < 0)
+
+
+def verdict(table: pd.DataFrame, place: Hashable, column: str = "uei") -> str:
+    """What `sign` says, after "compared with B, A's UEI": "is lower", "cannot be told apart" or "is higher"."""
+    return {-1: "is lower", 0: "cannot be told apart", 1: "is higher"}[sign(table, place, column)]
+
+
+def spelled(number: int) -> str:
+    """A number in a sentence: "none", "one", "two" and so on to "twelve", then digits."""
+    return NUMBERS[number] if number < len(NUMBERS) else f"{number:,}"
+
+
+def counted(number: int, noun: str = "label") -> str:
+    """A number of things: "no label", "one label", "two labels", "13 labels"."""
+    return f"{spelled(number) if number else 'no'} {noun}{'' if number < 2 else 's'}"
+
+
+def out_of(number: int, total: int, one: str = "has", more: str = "have") -> str:
+    """The beginning of a sentence: "None of 30 labels has", "One of 30 labels has", "Two of 30 labels have"."""
+    return f"{spelled(number).capitalize()} of {counted(total)} {one if number < 2 else more}"
+
+
+def of_recipe(measured: dict[str, Any], run: dict[str, Any]) -> str:
+    """Of which recipe saved results are, and in what the run at hand differs.
+
+    Args:
+        measured: parameters from their `provenance.json`.
+        run: parameters of the run.
+
+    Returns:
+        Such as "resnet18 on 64×64 pixels, eight epochs on 6,000 drawn faces; this run has epochs = 5".
+    """
+    measured, run = ({"schedule": "constant"} | parameters for parameters in (measured, run))  # there was no other
+    faces = f" on {measured['drawn'][0]:,} drawn faces" if measured["data"] == "drawn" else ""
+    size, epochs = measured["image_size"], counted(measured["epochs"], "epoch")
+    words = f"{measured['backbone']} on {size}×{size} pixels, {epochs}{faces}"
+    if measured["data"] != run["data"]:
+        return f"{words}; this run has other data"
+    names = [name for name in RECIPE if measured.get(name) != run.get(name) and (name != "drawn" or faces)]
+    differ = ", ".join(f"{name} = {run.get(name)}" for name in names)
+    return f"{words}; this run has {differ}" if differ else f"{words}, as in this run"
 
 
 def glue(key: str, value: float | int | str) -> None:

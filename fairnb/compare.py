@@ -25,7 +25,7 @@ from fairnb.files import digest, load_json
 from fairnb.messages import some
 from fairnb.mopso import Swarm
 from fairnb.strategies import load_search
-from fairnb.tables import METHODS, file_name, with_range
+from fairnb.tables import METHODS, file_name, group_use, with_range
 from fairnb.training import Recipe
 
 ASIDE = ("seed", "mitigation")  # parameters that name no variant of a method: repeated, or named otherwise
@@ -107,11 +107,11 @@ def compare(folders: Sequence[Path], *, draws: int = DRAWS, say: Callable[[str],
 
 
 def shown(methods: pd.DataFrame) -> pd.DataFrame:
-    """The table of methods as people read it: each mean with its interval in one column."""
+    """The table of methods as people read it: each mean with its interval in one column, and `fairnb.tables.GROUP`."""
     table = methods[["method", "seeds"]].copy()
     table["UEI"], table["accuracy"] = with_range(methods, "uei"), with_range(methods, "accuracy")
     table["worsened"] = methods.worsened.map(str) + " of " + methods.labels.map(str)
-    table["needs the group"] = methods.needs_group.map({True: "yes", False: "no"})
+    table["group"] = methods.method.map(group_use)
     return table
 
 

@@ -17,7 +17,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fairnb.tables import METHODS
+from fairnb.tables import METHODS, group_use
 
 if TYPE_CHECKING:
     from fairnb.strategies import Search
@@ -27,6 +27,12 @@ GROUP_COLOURS = [PALETTE[0], PALETTE[1], *PALETTE[4:]]  # blue and orange, as in
 # Red, blue and green are those of its Figure 4.
 METHOD_COLOURS = dict(zip(METHODS, [PALETTE[i] for i in (3, 0, 2, 1, 4, 5, 7, 9)], strict=True))
 METHOD_MARKERS = dict(zip(METHODS, "osDv^<>P", strict=True))
+# How a marker tells where a prediction gets the group from: its words, shape and filling.
+GROUP_LOOKS = {
+    "unused": ("group unused", "o", PALETTE[0]),
+    "inferred": ("group can be inferred from the image", "D", PALETTE[0]),
+    "given": ("group given", "o", "white"),
+}
 
 
 def set_style() -> None:
@@ -240,55 +246,59 @@ def hypervolume_curves(searches: dict[str, Search]) -> Figure:
 
 
 def methods(table: pd.DataFrame) -> Figure:
-    """UEI and accuracy of each method with their intervals; hollow markers need to know the group.
+    """UEI and accuracy of each method with their intervals; markers tell where its prediction gets the group from.
 
     Args:
-        table: columns method, uei, uei_low, uei_high, accuracy, accuracy_low, accuracy_high, needs_group.
+        table: columns method, uei, uei_low, uei_high, accuracy, accuracy_low, accuracy_high.
     """
     figure, axes = plt.subplots(1, 2, figsize=(9, 0.9 + 0.3 * len(table)), sharey=True, layout="constrained")
-    place = np.arange(len(table))
+    place, uses = np.arange(len(table)), table.method.map(group_use)
     for axis, (column, title) in zip(axes, {"uei": "UEI (0 is ideal)", "accuracy": "accuracy"}.items(), strict=True):
         axis.hlines(place, table[f"{column}_low"], table[f"{column}_high"], color=PALETTE[7], linewidth=2.5)
-        for needs, face in ((False, PALETTE[0]), (True, "white")):
-            of_kind = (table.needs_group == needs).to_numpy()
-            label = "needs to know the group" if needs else "does not"
-            axis.scatter(
-                table[column][of_kind], place[of_kind], s=40, facecolor=face, edgecolor=PALETTE[0], zorder=3, label=label
-            )
+        for use, (label, marker, face) in GROUP_LOOKS.items():
+            these = (uses == use).to_numpy()
+            look = {"s": 40, "marker": marker, "facecolor": face, "edgecolor": PALETTE[0], "zorder": 3}
+            axis.scatter(table[column][these], place[these], label=label, **look)
         axis.set(xlabel=f"mean {title}")
         axis.grid(visible=False, axis="y")
     axes[0].set_xlim(left=0)
     axes[0].set_yticks(place, table.method)
     axes[0].invert_yaxis()
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize="small")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize="small")
     return figure
 
 
 def label_changes(table: pd.DataFrame) -> Figure:
-    """What a method did to each label's UEI, with intervals; those that count after correction are filled.
+    """What methods did to each label's UEI, a panel each: with the label's own interval, filled where it counts for Holm.
 
     Args:
-        table: rows of one method: columns label, change, low, high, worsened, mended.
+        table: columns method, label, change, low, high, worsened, mended; every method with the same labels, which stand in
+            the order of the first.
     """
-    figure, axis = _tall(len(table))
-    place = np.arange(len(table))
-    axis.hlines(place, table.low, table.high, color=PALETTE[7], linewidth=2)
-    kinds = {
-        "mended": (table.mended, PALETTE[2], "v", PALETTE[2]),
-        "may be chance": (~table.mended & ~table.worsened, PALETTE[7], "o", "white"),
-        "worsened": (table.worsened, PALETTE[3], "^", PALETTE[3]),
-    }
-    for name, (kind, colour, marker, face) in kinds.items():
-        these = kind.to_numpy(dtype=bool)
-        axis.scatter(
-            table.change[these], place[these], marker=marker, color=face, edgecolor=colour, s=32, zorder=3, label=name
-        )
-    axis.axvline(0, color="red", linewidth=1.2)
-    axis.set(xlabel="change of UEI on test")
-    axis.set_yticks(place, [name.replace("_", " ") for name in table.label])
-    axis.invert_yaxis()
-    axis.grid(visible=False, axis="y")
-    figure.legend(loc="outside upper center", ncols=3, fontsize="small")
+    methods = table.method.unique()
+    order = table.label[table.method == methods[0]].to_list()
+    size = (7 if len(methods) == 1 else 9, 1.2 + 0.26 * len(order))
+    figure, axes = plt.subplots(1, len(methods), figsize=size, sharex=True, sharey=True, layout="constrained", squeeze=False)
+    place = np.arange(len(order))
+    for axis, method in zip(axes.flat, methods, strict=True):
+        rows = table[table.method == method].set_index("label").loc[order]
+        axis.hlines(place, rows.low, rows.high, color=PALETTE[7], linewidth=2)
+        kinds = {
+            "lower beyond chance": (rows.mended, PALETTE[2], "v", PALETTE[2]),
+            "may be chance, after Holm's correction": (~rows.mended & ~rows.worsened, PALETTE[7], "o", "white"),
+            "higher beyond chance": (rows.worsened, PALETTE[3], "^", PALETTE[3]),
+        }
+        for name, (kind, colour, marker, face) in kinds.items():
+            these = kind.to_numpy(dtype=bool)
+            axis.scatter(
+                rows.change[these], place[these], marker=marker, color=face, edgecolor=colour, s=32, zorder=3, label=name
+            )
+        axis.axvline(0, color="red", linewidth=1.2)
+        axis.set(xlabel="change of UEI on test", title=method)
+        axis.grid(visible=False, axis="y")
+    axes[0, 0].set_yticks(place, [name.replace("_", " ") for name in order])
+    axes[0, 0].invert_yaxis()
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize="small")
     return figure
 
 

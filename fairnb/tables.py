@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import copysign, isnan
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -25,13 +26,47 @@ METHODS = (
     "random search",
     "calibrated multi-task",
 )
+# Where a prediction gets the group from. "given": with each image. "inferred": from the image, as weights can that were
+# moved with the group in view; the calibrated search does so by design, and any search over all weights may. Else "unused".
+GROUP = {
+    "base": "unused",
+    "dynamic weighting": "inferred",
+    "multi-task": "inferred",
+    "label thresholds": "unused",
+    "group thresholds": "given",
+    "soft UEI": "inferred",
+    "random search": "inferred",
+    "calibrated multi-task": "inferred",
+    "torchjd UPGrad": "inferred",
+    "pymoo NSGA-II": "inferred",
+    "jMetalPy SMPSO": "inferred",
+    "fairlearn": "given",
+    "reweighing": "inferred",
+    "domain-independent": "inferred",
+}
 ENDS = {"": "mean", "_low": "min", "_high": "max"}
+DIGITS = 3, 6  # of an interval: as a rule, and where fewer would show an end as 0 that is not; results/ carry six
 INTERVAL, WHOLE = re.compile(r"\([-+\d][^)]*\)"), r'<span style="white-space: nowrap">\g<0></span>'
 
 
 def file_name(method: str) -> str:
     """What the names of a method's files begin with."""
     return method.lower().replace(" ", "_").replace("-", "_")
+
+
+def group_use(method: str) -> str:
+    """Where a method's prediction gets the group from, of `GROUP`: "given", "inferred" or "unused".
+
+    Args:
+        method: its name, with what may follow it: `multi-task after reweighing (noise=0)`, `fairlearn, equal odds`.
+
+    Raises:
+        ValueError: if `GROUP` does not say (nearest name).
+    """
+    name = re.split(r" after | \(|, ", method)[0]
+    if name not in GROUP:
+        raise ValueError(unknown("method", name, GROUP))
+    return GROUP[name]
 
 
 def label_rows(method: str, tables: dict[str, Tensor], faces: Faces, analysed: Tensor) -> pd.DataFrame:
@@ -155,11 +190,31 @@ def in_brief(table: pd.DataFrame, differences: pd.DataFrame, name: str) -> pd.Da
 
 
 def with_range(table: pd.DataFrame, column: str, *, signed: bool = False) -> pd.Series:
-    """A column with its `_low` and `_high`, as text: 0.123 (0.120–0.126), or signed, -0.010 (-0.012 to +0.001). NaN is –."""
-    form, word = ("{:+.3f}", " to ") if signed else ("{:.3f}", "–")
-    rounded = (table[f"{column}{end}"].round(3) + 0.0 for end in ENDS)  # no minus before a zero
-    middle, low, high = (values.map(form.format) for values in rounded)
-    return (middle + " (" + low + word + high + ")").where(table[column].notna(), "–")
+    """A column with its `_low` and `_high`, as text: 0.123 (0.120–0.126), or signed, -0.010 (-0.012 to +0.001). NaN is –.
+
+    As printed, a signed interval excludes 0 exactly where it does: where an end that is not 0 would look like it, all three
+    numbers get more digits, and at the last digit they are rounded away from 0.
+    """
+    if signed:
+        triples = table[[f"{column}{end}" for end in ENDS]].to_numpy(dtype=float)
+        return pd.Series([_signed(*triple) for triple in triples.tolist()], index=table.index, dtype=object)
+    middle, low, high = (table[f"{column}{end}"].map("{:.3f}".format) for end in ENDS)
+    return (middle + " (" + low + "–" + high + ")").where(table[column].notna(), "–")
+
+
+def _signed(middle: float, low: float, high: float) -> str:
+    if isnan(middle):
+        return "–"
+    fewest, most = DIGITS
+    digits = next((n for n in range(fewest, most) if all(round(end, n) or not end for end in (low, high))), most)
+
+    def text(value: float) -> str:
+        shown = round(value, digits)
+        if digits == most and value and not shown:
+            shown = copysign(10.0**-most, value)
+        return f"{shown:+.{digits}f}" if shown else f"{0:.{digits}f}"
+
+    return f"{text(middle)} ({text(low)} to {text(high)})"
 
 
 def shown(table: pd.DataFrame, digits: int = 3) -> Styler:

@@ -229,6 +229,7 @@ def test_a_page_says_at_its_top_that_its_faces_are_drawn(tmp_path, monkeypatch, 
     assert "Nobody on this page exists." in drawn  # whatever the run's data
     alone = nbformat.read(tmp_path / "book" / "chapters" / "02_counts_alone.ipynb", as_version=4).cells[0].source
     assert "Nobody on this page exists." not in alone
+    assert "was not run here" in (tmp_path / "book" / "chapters" / "setting.md").read_text()
     if data == "drawn":
         title, _, rest = shown.partition("\n")
         assert title == "# Title"

@@ -165,7 +165,7 @@ def test_differences_as_people_read_them():
     table = between(pd.DataFrame([one, one | {"method": "b", "against": "a", "uei": 1.0}]), [("a", "b")])
     assert table.to_dict("records") == [
         {
-            "method": "a", "less": "b", "UEI": "-0.010 (-0.020 to +0.000)", "accuracy": "+0.000 (-0.010 to +0.010)",
+            "method": "a", "less": "b", "UEI": "-0.0104 (-0.0204 to -0.0004)", "accuracy": "0.000 (-0.010 to +0.010)",
             "gap of TPR": "+0.200 (+0.190 to +0.210)", "gap of FPR": "–",
         }
     ]  # fmt: skip
@@ -219,19 +219,20 @@ def test_baselines_of_a_run_are_kept_and_their_settings_too(celeba, runs):
         made.baseline("label threshold", tolerance=0.1)
 
 
-def test_the_introductions_table_is_that_of_the_run_and_of_the_photographs(runs, tmp_path, monkeypatch):
+def test_the_introductions_table_is_that_of_the_fresh_photographs_and_of_the_run(runs, tmp_path, monkeypatch):
     from fairnb.pages import _summary
 
     evidence = compare([runs / "plain-0"], draws=400)
-    photographs = tmp_path / "results" / "photographs"
+    photographs = tmp_path / "results" / "photographs-again"
     photographs.mkdir(parents=True)
     evidence.save(photographs)
     evidence.save(runs / "plain-0")
     table = _summary(tmp_path, runs / "plain-0")
     assert len(table) == 2 * 6
     base = shown(evidence.methods).iloc[0]
-    first = ["this run", "base", base.UEI, base.accuracy, f"0 of {evidence.methods.labels[0]}", "no"]
-    assert table.iloc[0].tolist() == first
+    row = ["base", base.UEI, base.accuracy, f"0 of {evidence.methods.labels[0]}", "unused"]
+    assert table.iloc[0].tolist() == ["photographs", *row]
+    assert table.iloc[6].tolist() == ["this run", *row]
 
 
 def test_an_ablation_that_is_not_there_is_refused_before_anything_runs():
