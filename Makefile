@@ -40,7 +40,7 @@ pdf: book
 		--print-to-pdf=book/_build/fairnb.pdf file://$(CURDIR)/book/_build/singlehtml/intro.html
 
 test: .venv/installed lint
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n auto $(PYTEST)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

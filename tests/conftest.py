@@ -10,7 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
+from fairnb.training import Recipe
+
 NAMES = ["Bald", "Male", "Smiling", "Young", "Wearing_Hat"]
+# Small enough to train in a second; its weights are a megabyte.
+RECIPE = Recipe(
+    backbone="shufflenet_v2_x0_5", weights="", hidden=8, resize=20, image_size=16, epochs=2, batch_size=32,
+    learning_rate=3e-3, precision="32-true",
+)  # fmt: skip
 SIZES = {"train": 96, "valid": 48, "test": 48}
 
 

@@ -18,12 +18,10 @@ from fairnb.experiment import Experiment
 from fairnb.features import load_features, load_heads, save_features
 from fairnb.mopso import Swarm
 from fairnb.strategies import answers, load_search
-from fairnb.training import Recipe
+from tests import conftest
 from tests.conftest import make_celeba
 
-RECIPE = Recipe(
-    backbone="resnet18", weights="", hidden=8, resize=20, image_size=16, epochs=1, batch_size=32, learning_rate=3e-3
-)
+RECIPE = replace(conftest.RECIPE, epochs=1)
 SWARM = Swarm(particles=8, iterations=3)
 
 

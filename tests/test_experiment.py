@@ -15,11 +15,8 @@ from fairnb.experiment import Experiment
 from fairnb.files import load_tensors, save_json, write_beside
 from fairnb.mopso import Swarm
 from fairnb.strategies import predict
-from fairnb.training import Recipe
+from tests.conftest import RECIPE
 
-RECIPE = Recipe(
-    backbone="resnet18", weights="", hidden=8, resize=20, image_size=16, epochs=2, batch_size=32, learning_rate=3e-3
-)
 SWARM = Swarm(particles=12, iterations=5)
 
 
@@ -104,7 +101,12 @@ def test_other_parameters_are_refused_and_nothing_is_touched(done, celeba):
 def test_a_search_that_comes_first_notes_everything(celeba, tmp_path):
     whole(celeba, tmp_path)
     known = experiment(celeba, tmp_path).provenance()["parameters"]
-    assert (known["backbone"], known["min_positives"], known["particles"], known["epsilon"]) == ("resnet18", 2, 12, 0.01)
+    assert (known["backbone"], known["min_positives"], known["particles"], known["epsilon"]) == (
+        RECIPE.backbone,
+        2,
+        12,
+        0.01,
+    )
     with pytest.raises(ValueError, match="min_positives was 2, now 1"):
         experiment(celeba, tmp_path, min_positives=1)
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,11 @@ from fairnb.experiment import Experiment
 from fairnb.feeding import Feed
 from fairnb.files import load_tensors
 from fairnb.model import MultiLabelNet
-from fairnb.training import FILES, Recipe, train_base
+from fairnb.training import FILES, train_base
+from tests import conftest
 
 ROOT = Path(__file__).parents[1]
-RECIPE = Recipe(
-    backbone="resnet18", weights="", hidden=8, resize=20, image_size=16, epochs=12, batch_size=32, learning_rate=3e-3,
-    precision="32-true",
-)  # fmt: skip
+RECIPE = replace(conftest.RECIPE, epochs=12)
 pytestmark = pytest.mark.slow
 
 
@@ -173,10 +172,7 @@ def main(what: str, celeba: str, folder: str, *more: str) -> None:
 
         training.build_model = small
         faces = read_celeba(celeba).limited(95)
-        recipe = Recipe(
-            backbone="resnet18", weights="", resize=20, image_size=16, epochs=4, batch_size=22, learning_rate=3e-3,
-            precision="32-true",
-        )  # fmt: skip
+        recipe = replace(RECIPE, epochs=4, batch_size=22)
         train_base(faces, recipe, folder, Feed(faces.images, 20, 16, cache=f"{folder}/cache", fabric=fabric))
 
 

@@ -15,12 +15,10 @@ from fairnb.device import make_fabric
 from fairnb.features import Features, apply, extract_features, load_features, load_heads, save_features
 from fairnb.feeding import Feed
 from fairnb.files import load_tensors, save_tensors
-from fairnb.training import FILES, Recipe, reweighing, train_base, weighted_mean_average_precision
+from fairnb.training import FILES, reweighing, train_base, weighted_mean_average_precision
+from tests import conftest
 
-RECIPE = Recipe(
-    backbone="resnet18", weights="", hidden=8, resize=20, image_size=16, epochs=3, batch_size=32, learning_rate=3e-3,
-    precision="32-true",
-)  # fmt: skip
+RECIPE = dataclasses.replace(conftest.RECIPE, epochs=3, schedule="one-cycle")
 
 
 @pytest.fixture(scope="module")
@@ -309,6 +307,8 @@ def test_bad_input_is_named_before_any_decoding(faces, tmp_path):
         attempt(backbone="alexnet")
     with pytest.raises(ValueError, match="did you mean 'reweighing'"):
         attempt(mitigation="reweighting")
+    with pytest.raises(ValueError, match="did you mean 'one-cycle'"):
+        attempt(schedule="onecycle")
     with pytest.raises(ValueError, match="cannot be larger"):
         attempt(image_size=30)
     with pytest.raises(ValueError, match="epochs=0"):
