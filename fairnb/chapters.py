@@ -23,7 +23,7 @@ from fairnb.messages import check_run_name, duration, unknown
 from fairnb.sources import sources
 
 Parameters = dict[str, Any]
-PACKAGES = ("torch", "torchvision", "lightning", "numpy", "pandas", "scikit-learn", "matplotlib", "seaborn", "altair")
+PACKAGES = ("torch", "torchvision", "lightning-fabric", "numpy", "pandas", "scikit-learn", "matplotlib", "seaborn", "altair")
 
 
 class Typed(str):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 
 from fairnb.messages import unknown
 

@@ -28,7 +28,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from torch import Tensor
 
 from fairnb import strategies, tables
@@ -46,7 +46,7 @@ from fairnb.strategies import Search, load_search, save_search
 from fairnb.tables import METHODS, file_name
 from fairnb.training import FILES, BaseModel, Recipe, recipe_key, train_base
 
-PACKAGES = ("fairnb", "torch", "torchvision", "lightning", "numpy", "scikit-learn")
+PACKAGES = ("fairnb", "torch", "torchvision", "lightning-fabric", "numpy", "scikit-learn")
 
 
 class Experiment:

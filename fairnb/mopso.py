@@ -43,7 +43,7 @@ from fairnb.repository import (
 )
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
 Objectives = Callable[[Tensor], Tensor]  # positions [S, P, D] → objectives [S, P, 2]
 

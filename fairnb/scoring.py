@@ -21,7 +21,7 @@ from fairnb.messages import unknown
 from fairnb.metrics import cells
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 EXACT = {torch.float32: 2**24, torch.bfloat16: 2**8}  # a sum of so many ones is exact in this type

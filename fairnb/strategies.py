@@ -28,7 +28,7 @@ from fairnb.mopso import Fronts, Swarm, mopso, rescore
 from fairnb.scoring import DTYPES, Scorer
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
 LAYERS = ("last", "all")  # the heads, or both fully connected layers
 SAMPLE = 2**16  # images from which the unit of noise is taken, where there are more

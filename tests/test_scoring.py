@@ -88,7 +88,7 @@ def test_bad_input_is_named():
 
 def search(folder: str) -> None:
     """What each process of the test below runs: a search that saves itself, and goes on from what it finds saved."""
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
     moves: list[None] = []
     move = Flight.move
@@ -116,7 +116,7 @@ def test_any_number_of_processes_finds_the_same_front(tmp_path):
     for processes in (1, 2, 4):
         if processes < 4:
             (tmp_path / "search.safetensors").unlink(missing_ok=True)
-        command = [sys.executable, "-m", "lightning.fabric.cli", "--accelerator=cpu", f"--devices={processes}"]
+        command = [sys.executable, "-m", "lightning_fabric.cli", "--accelerator=cpu", f"--devices={processes}"]
         done = subprocess.run(
             [*command, __file__, str(tmp_path)], capture_output=True, text=True, cwd=Path(__file__).parents[1]
         )
