@@ -28,13 +28,48 @@ from fairnb.scoring import Scorer
 from fairnb.strategies import Search
 
 HIGHEST = 0.1  # of the tolerances that can be set
-WIDTH = 235  # pixels of a panel: with its axis it fits a phone
+WIDTH = 220  # pixels of a panel: with its axis it fits a phone
+GRID = "#88888855"  # seen on white and on black
+DESCRIPTION = "The chosen label's front, its models on test, their underestimation scores by group, and every label"
 STYLE = """<style>
-body { margin: 0; background: white; font: 15px sans-serif; }
+:root { color-scheme: light; --paper: #ffffff; --ink: #222832; }
+:root[data-theme="dark"] { color-scheme: dark; --paper: #121212; --ink: #ced6dd; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 15px sans-serif; }
+text { fill: var(--ink); }
+g:focus-visible { outline: 2px solid currentcolor; }
+@media print { body { zoom: 0.6; } } /* so that it fits on a page; the page around gives the frame as much height */
 #vis.vega-embed { display: flex; flex-direction: column-reverse; align-items: stretch; padding: 0; }
 .vega-bindings label { display: inline-block; min-width: 8em; }
 .vega-bindings select, .vega-bindings input { font: inherit; margin: 0.3em 0.5em; }
 </style>"""
+# The theme is that of the page around, or else of the reader's system. In the last panel arrow keys move the choice, which
+# the list above it makes, so that there is one way to choose.
+SCRIPT = """<script>
+let book = null;
+try { book = parent === window ? null : parent.document.documentElement; } catch { /* a page that may not be read */ }
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const follow = () => {
+  document.documentElement.dataset.theme = book?.dataset.theme ?? (dark.matches ? "dark" : "light");
+};
+dark.addEventListener("change", follow);
+if (book) new MutationObserver(follow).observe(book, { attributeFilter: ["data-theme"] });
+follow();
+
+function reachRows() {
+  const rows = document.querySelector("g.concat_3_group"), list = document.querySelector("select");
+  for (const [name, value] of Object.entries({ tabindex: 0, role: "group", "aria-label": "Every label: arrow keys choose" }))
+    rows.setAttribute(name, value);
+  rows.addEventListener("keydown", (event) => {
+    const last = list.length - 1, here = list.selectedIndex;
+    const to = { ArrowUp: Math.max(here - 1, 0), ArrowDown: Math.min(here + 1, last), Home: 0, End: last }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    list.selectedIndex = to;
+    list.dispatchEvent(new Event("change"));
+    [...rows.querySelectorAll("text")].find((name) => name.textContent === list.value)?.scrollIntoView({ block: "nearest" });
+  });
+}
+</script>"""
 STEP = 16  # pixels of a label's row
 KINDS = ("base model", "label threshold", "multi-task pick")
 
@@ -76,7 +111,7 @@ def candidates(
 
 
 def explorer(table: pd.DataFrame, *, tolerance: float) -> alt.VConcatChart:
-    """The chart, with a list of labels and a slider for the tolerance; a label can also be chosen by a click on its row.
+    """The chart, with a list of labels and a slider for the tolerance; a click on a row or its name also chooses a label.
 
     Args:
         table: as `candidates` makes it.
@@ -121,12 +156,12 @@ def explorer(table: pd.DataFrame, *, tolerance: float) -> alt.VConcatChart:
         "x": alt.X("accuracy_valid:Q", title="accuracy on validation").scale(zero=False),
         "y": alt.Y("uei_valid:Q", title="UEI on validation"),
     }
-    front = every.transform_filter(label).mark_point(filled=True, size=18, color="#999999").encode(**place)
+    front = every.transform_filter(label).mark_point(filled=True, size=18, color="#808080").encode(**place)
     limit = (
         every.transform_filter(label)
         .transform_aggregate(least="max(least)")
         .transform_calculate(limit="datum.least - tolerance")
-        .mark_rule(strokeDash=[4, 3], color="#555555")
+        .mark_rule(strokeDash=[4, 3], color="#808080")
         .encode(x="limit:Q")
     )
     points = of_label.mark_point(filled=True, size=110, opacity=1).encode(
@@ -136,14 +171,17 @@ def explorer(table: pd.DataFrame, *, tolerance: float) -> alt.VConcatChart:
 
     method = alt.Y("shown:N", title=None, sort=list(KINDS))
     us = of_label.transform_fold(groups, as_=["group", "US"])
-    bars = us.mark_bar().encode(
+    of_group = us.encode(
         alt.X("US:Q", title="US on test (1 is ideal)"), method, yOffset=alt.YOffset("group:N", sort=groups),
         color=alt.Color("group:N", title=None).scale(domain=groups, range=[_hex(c) for c in GROUP_COLOURS[: len(groups)]])
         .legend(orient="top"),
         tooltip=["shown:N", "group:N", alt.Tooltip("US:Q", format=".3f")],
     )  # fmt: skip
+    never = of_group.transform_filter("datum.US === 0")  # has no bar to be seen
+    bars = [of_group.mark_bar(), never.mark_point(filled=True, size=40, opacity=1)]
+    bars += [never.mark_text(align="left", dx=7, fontSize=11, text="never predicted")]
     ideal = alt.Chart(pd.DataFrame({"US": [1.0]})).mark_rule(color="red").encode(x="US:Q")
-    second = alt.layer(bars, ideal).properties(width=WIDTH, height=alt.Step(STEP), title="Underestimation score by group")
+    second = alt.layer(*bars, ideal).properties(width=WIDTH, height=alt.Step(STEP), title="Underestimation score by group")
 
     words = of_label.transform_calculate(
         words="'UEI ' + format(datum.uei, '.3f') + ', accuracy ' + format(datum.accuracy, '.3f')"
@@ -152,32 +190,38 @@ def explorer(table: pd.DataFrame, *, tolerance: float) -> alt.VConcatChart:
     third = third.properties(width=WIDTH, height=alt.Step(20), title="On test")
 
     rows = marked.mark_point(filled=True, size=60, opacity=1).encode(
-        alt.X("uei:Q", title="UEI on test (0 is ideal)"), alt.Y("label:N", title=None),
+        alt.X("uei:Q", title="UEI on test (0 is ideal)"), alt.Y("label:N", title=None).axis(labels=False, ticks=False),
         color=colour.legend(None), shape=shape.legend(None),
         tooltip=["label:N", "shown:N", *numbers],
     )  # fmt: skip
-    row = marked.transform_aggregate(groupby=["label"]).mark_bar(opacity=0.15, color="#3366cc").encode(
+    row = marked.transform_aggregate(groupby=["label"]).mark_bar(color="#3366cc", cursor="pointer").encode(
         alt.Y("label:N"), x=alt.value(0), x2=alt.value(WIDTH),
-        opacity=alt.condition(label, alt.value(0.18), alt.value(0.0)),
+        opacity=alt.condition(label, alt.value(0.25), alt.value(0.0)),
     ).add_params(label)  # fmt: skip
-    fourth = alt.layer(row, rows).properties(width=WIDTH, height=alt.Step(STEP), title="Every label; a click chooses one")
+    name = marked.transform_aggregate(groupby=["label"]).mark_text(align="right", fontSize=12, cursor="pointer").encode(
+        alt.Y("label:N"), x=alt.value(-6), text="label:N", tooltip="label:N"
+    )  # fmt: skip
+    fourth = alt.layer(row, rows, name).properties(width=WIDTH, height=alt.Step(STEP), title="Every label: choose a row")
     chart = (
         alt.vconcat(first, third, second, fourth).resolve_scale(color="independent", shape="independent").add_params(lost)
     )
-    return chart.configure_view(stroke="#cccccc").configure_axis(labelFontSize=11, titleFontSize=11).configure(padding=4)
+    type_size = {"labelFontSize": 12, "titleFontSize": 12}
+    chart = chart.configure_view(stroke=GRID).configure_axis(gridColor=GRID, **type_size).configure_legend(**type_size)
+    return chart.properties(description=DESCRIPTION, background="transparent", padding=4)
 
 
 def page(chart: alt.VConcatChart) -> str:
     """The chart as one HTML page that holds all it needs, some 900 kB of Vega included; the controls stand above it."""
     text = str(chart.to_html(inline=True, embed_options={"actions": False, "renderer": "svg"}))
-    return text.replace(
-        "<head>", f'<head>\n<meta name="viewport" content="width=device-width">\n<title>Pareto explorer</title>{STYLE}', 1
-    )
+    head = f'<meta name="viewport" content="width=device-width">\n<title>Pareto explorer</title>{STYLE}{SCRIPT}'
+    text = text.replace("<html>\n<head>", f'<html lang="en">\n<head>\n{head}', 1)
+    return text.replace(".catch(console.error);\n</script>", ".then(reachRows).catch(console.error);\n</script>", 1)
 
 
 def frame(table: pd.DataFrame, *, tolerance: float) -> str:
     """The explorer in a frame, for a notebook's output: JupyterLab and the book show it alike, kernel or not."""
-    style = f"width: 100%; max-width: {WIDTH + 160}px; height: {820 + STEP * table.label.nunique()}px; border: 0"
+    style = f"width: 100%; max-width: {WIDTH + 160}px; --height: {820 + STEP * table.label.nunique()}px; "
+    style += "height: var(--height); border: 0"  # a page that is printed takes less of it
     text = escape(page(explorer(table, tolerance=tolerance)))
     return f'<iframe title="Pareto explorer" style="{style}" srcdoc="{text}"></iframe>'
 

@@ -16,11 +16,13 @@ import nbformat
 import pandas as pd
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.config import Config
 from sphinx.transforms import SphinxTransform
 
 from fairnb.chapters import ChapterError, chapters
 from fairnb.compare import shown
 from fairnb.files import content_key, digest_files, load_json, save_table
+from fairnb.tables import are_numbers
 
 REPOSITORY = "fairnb/fairnb"  # at GitHub; its notebooks run at Binder and Colab
 DRAWN_PAGE = "00_the_drawn_faces"  # shows drawn faces whatever the run's data
@@ -169,16 +171,38 @@ class NumberTablesAsTables(SphinxTransform):
                 self.document.ids |= dict.fromkeys(table["ids"], table)  # where references look it up
 
 
+class SetNumbersRight(SphinxTransform):
+    """Cells of a column of numbers, below its heading and the heading itself, get the class `number`."""
+
+    default_priority = 800
+
+    def apply(self, **_: object) -> None:
+        """Look at every table that is written in a page; a notebook's output is set by `fairnb.tables.shown`."""
+        for table in self.document.findall(nodes.table):
+            headings = sum(len(head) for head in table.findall(nodes.thead))
+            for column in zip(*(row.children for row in table.findall(nodes.row)), strict=False):
+                if are_numbers(cell.astext() for cell in column[headings:]):
+                    for cell in column:
+                        cell["classes"].append("number")
+
+
 def _without_roles(app: Sphinx, name: str, template: str, context: dict[str, Any], doctree: object) -> None:
     """The bibliography is marked as a list whose entries are no list items, which readers' programs stumble over."""
     if "body" in context:
         context["body"] = context["body"].replace('role="list" class="citation-list"', 'class="citation-list"')
 
 
+def _one_search(_: Sphinx, config: Config) -> None:
+    """The theme has a search beside the contents; another one would fill a bar of its own."""
+    config.html_theme_options.setdefault("navbar_persistent", [])
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
+    app.connect("config-inited", _one_search)
     app.connect("html-page-context", _without_roles)
     visitors = (lambda self, node: self.visit_figure(node), lambda self, node: self.depart_figure(node))
     app.add_enumerable_node(captioned_table, "table", html=visitors)
     app.add_transform(NumberTablesAsTables)
+    app.add_transform(SetNumbersRight)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.legend_handler import HandlerTuple
+from matplotlib.lines import Line2D
 from torch import Tensor
 
 from fairnb.tables import METHODS, group_use
@@ -76,23 +78,31 @@ def prevalence(table: pd.DataFrame) -> Figure:
 
 
 def underestimation_scores(groups: pd.DataFrame, limit: float = 2.5) -> Figure:
-    """US per label and group with a line at 1: the paper's Figure 1.
+    """US per label and group with a line at 1: the paper's Figure 1. A score of 0, which has no bar, has a marker.
 
     Args:
         groups: rows of one method and split: columns label, group, us.
-        limit: where the axis ends; a longer bar is cut there and its value written beside it.
+        limit: where the axis ends at the latest; a longer bar is cut there and its value written beside it.
     """
     worst = groups.groupby("label").us.min().sort_values()
     figure, axis = _tall(len(worst))
     _bars(axis, groups.assign(us=groups.us.clip(upper=limit)), "us", worst.index, GROUP_COLOURS)
-    for container, group in zip(axis.containers, groups.group.unique(), strict=True):
+    marks = []
+    for container, group, colour, marker in zip(
+        axis.containers, groups.group.unique(), cycle(GROUP_COLOURS), cycle("oDs^"), strict=False
+    ):
         values = groups[groups.group == group].set_index("label").us
-        for bar, label in zip(container, worst.index, strict=True):
-            if values[label] > limit:
-                axis.annotate(f" {values[label]:.1f}", (limit, bar.get_y() + bar.get_height() / 2), va="center", size=7)
+        places = pd.Series([bar.get_y() + bar.get_height() / 2 for bar in container], worst.index)
+        for label in values.index[values > limit]:
+            axis.annotate(f" {values[label]:.1f}", (limit, places[label]), va="center", size=7)
+        if (never := places[values.index[values == 0]]).size:
+            marks += axis.plot(0 * never, never, marker, color=colour, markersize=5, clip_on=False)
     axis.axvline(1, color="red", linewidth=1.5)
-    axis.set(xlabel="underestimation score (1 is ideal, below 1 underestimates)", ylabel="", xlim=(0, limit))
-    _legend(axis, groups.group.unique())
+    cut = f"; bars are cut at {limit:g}" if groups.us.max() > limit else ""
+    axis.set(xlabel=f"underestimation score (1 is ideal, below 1 underestimates{cut})", ylabel="")
+    axis.set_xlim(0, min(limit, 1.03 * max(groups.us.max(), 1)))
+    axis.set_ylim(len(worst) - 0.5, -0.5)
+    _legend(axis, groups.group.unique(), {"never predicted": tuple(marks)} if marks else {})
     return figure
 
 
@@ -171,7 +181,7 @@ def us_by_epoch(us: pd.DataFrame, kept: int) -> Figure:
     return figure
 
 
-def pareto_fronts(search: Search, names: list[str], columns: int = 4) -> Figure:
+def pareto_fronts(search: Search, names: list[str], columns: int = 3) -> Figure:
     """Candidates of each swarm on validation, the base model and the pick marked.
 
     Args:
@@ -181,7 +191,7 @@ def pareto_fronts(search: Search, names: list[str], columns: int = 4) -> Figure:
     """
     columns = min(columns, len(names))
     rows = -(-len(names) // columns)
-    size = (5.5, 3.8) if len(names) == 1 else (2.6 * columns, 2.1 * rows)
+    size = (5.5, 3.8) if len(names) == 1 else (2.2 * columns, 1.7 * rows)
     figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     panels = zip(names, search.uei, search.accuracy, search.picked, strict=True)
     for axis, (name, uei, accuracy, picked) in zip(grid.flat, panels, strict=False):
@@ -189,9 +199,12 @@ def pareto_fronts(search: Search, names: list[str], columns: int = 4) -> Figure:
         axis.plot(accuracy[0], uei[0], "o", color=METHOD_COLOURS["base"], label="base model")
         axis.plot(accuracy[picked], uei[picked], "*", color="black", markersize=11, label="picked")
         axis.set_title(name.replace("_", " "))
-        axis.margins(0.08)
-        axis.set_ylim(bottom=-0.03 * axis.get_ylim()[1])
-        axis.locator_params(nbins=4)
+        axis.margins(0.1)
+        axis.set_ylim(bottom=-0.1 * axis.get_ylim()[1])
+        axis.locator_params(nbins=4 if len(names) == 1 else 3)
+        if len(names) > 1:  # the ends alone: labels that stand side by side in a small panel would collide
+            axis.set_xticks(sorted({round(float(end), 3) for end in (accuracy.min(), accuracy.max())}))
+        axis.tick_params(labelsize="small", pad=1)
     for axis in grid.flat[len(names) :]:
         axis.set_axis_off()
     figure.supxlabel("accuracy on validation", size="small")
@@ -220,7 +233,7 @@ def comparison(labels: pd.DataFrame) -> Figure:
             axis.axvline(table[method].mean(), color=colour, linestyle=":", linewidth=1.2)
         axis.set(xlabel=f"{title}; dotted: mean over labels")
         axis.grid(visible=False, axis="y")
-    axes[0].set_xlim(left=0)
+    _from_zero(axes[0])
     axes[0].set_yticks(place, [name.replace("_", " ") for name in order])
     axes[0].invert_yaxis()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(methods))
@@ -261,7 +274,7 @@ def methods(table: pd.DataFrame) -> Figure:
             axis.scatter(table[column][these], place[these], label=label, **look)
         axis.set(xlabel=f"mean {title}")
         axis.grid(visible=False, axis="y")
-    axes[0].set_xlim(left=0)
+    _from_zero(axes[0])
     axes[0].set_yticks(place, table.method)
     axes[0].invert_yaxis()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize="small")
@@ -325,12 +338,17 @@ def ablation(table: pd.DataFrame) -> Figure:
     for axis, title in zip(axes, ("mean UEI (0 is ideal)", "mean accuracy on test"), strict=True):
         axis.set(xlabel=title)
         axis.grid(visible=False, axis="y")
-    axes[0].set_xlim(left=0)
+    _from_zero(axes[0])
     axes[0].set_yticks(np.arange(len(settings)), settings)
     axes[0].set_ylim(len(settings) - 0.4, -0.6)
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=len(datasets), fontsize="small")
     return figure
+
+
+def _from_zero(axis: plt.Axes) -> None:
+    """Begin at 0, with room for a whole marker there."""
+    axis.set_xlim(left=-0.03 * axis.get_xlim()[1])
 
 
 def _tall(labels: int) -> tuple[Figure, plt.Axes]:
@@ -354,5 +372,10 @@ def _bars(
     axis.set_yticks(range(len(order)), [name.replace("_", " ") for name in order])
 
 
-def _legend(axis: plt.Axes, groups: np.ndarray) -> None:
-    axis.legend([container[0] for container in axis.containers], groups, loc="lower right", title=None)
+def _legend(axis: plt.Axes, groups: np.ndarray, others: dict[str, tuple[Line2D, ...]] | None = None) -> None:
+    """Each group's bar, then other marks that share an entry, by what it says; above the bars, which it must not hide."""
+    entries = dict(zip(groups, (container[0] for container in axis.containers), strict=True)) | (others or {})
+    axis.figure.legend(
+        list(entries.values()), list(entries), loc="outside upper center", ncols=len(entries), fontsize="small",
+        handler_map={tuple: HandlerTuple(ndivide=None)},
+    )  # fmt: skip

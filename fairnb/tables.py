@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from math import copysign, isnan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from pandas.io.formats.style import Styler
@@ -47,6 +48,7 @@ GROUP = {
 ENDS = {"": "mean", "_low": "min", "_high": "max"}
 DIGITS = 3, 6  # of an interval: as a rule, and where fewer would show an end as 0 that is not; results/ carry six
 INTERVAL, WHOLE = re.compile(r"\([-+\d][^)]*\)"), r'<span style="white-space: nowrap">\g<0></span>'
+FIGURES = re.compile(r"(?:[-–+\d.,:%()e ]|of|to|nan)*")  # what numbers, shares, intervals and gaps are written with
 
 
 def file_name(method: str) -> str:
@@ -217,8 +219,19 @@ def _signed(middle: float, low: float, high: float) -> str:
     return f"{text(middle)} ({text(low)} to {text(high)})"
 
 
+def are_numbers(texts: Iterable[str]) -> bool:
+    """Whether a column holds nothing but numbers, shares, intervals and –: such a column is set to the right."""
+    return all(FIGURES.fullmatch(text) for text in texts)
+
+
 def shown(table: pd.DataFrame, digits: int = 3) -> Styler:
-    """A table as a page shows it: words instead of underscores, intervals on one line, no row numbers, so many digits."""
+    """A table as a page shows it: words instead of underscores, intervals on one line, no row numbers, so many digits.
+
+    Columns of numbers are set to the right, those of words to the left.
+    """
     words = table.map(lambda value: INTERVAL.sub(WHOLE, value.replace("_", " ")) if isinstance(value, str) else value)
     words.columns = [str(name).replace("_", " ").replace("uei", "UEI") for name in table.columns]
-    return words.style.hide().format(precision=digits).set_table_attributes('class="dataframe"')  # as the theme knows tables
+    sides = ["right" if are_numbers(map(str, column)) else "left" for _, column in table.items()]
+    styles: Any = [{"selector": f".col{i}", "props": f"text-align: {side}"} for i, side in enumerate(sides)]
+    style = words.style.hide().format(precision=digits).set_table_styles(styles)
+    return style.set_table_attributes('class="dataframe"')  # as the theme knows tables

@@ -1,4 +1,8 @@
 import json
+import os
+import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +15,7 @@ from typer.testing import CliRunner
 from fairnb.chapters import chapters, check_parameters, choose, defaults, read_parameters, run_chapters
 from fairnb.cli import app
 from fairnb.data import DRAWN
-from fairnb.pages import build_book
+from fairnb.pages import REPOSITORY, build_book
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = chapters(ROOT)
@@ -240,3 +244,33 @@ def test_a_page_says_at_its_top_that_its_faces_are_drawn(tmp_path, monkeypatch, 
     else:
         assert "drawn" not in shown.lower()
         assert "drawn" not in banner.lower()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="there is no repository to clone")
+def test_a_notebook_alone_fetches_the_project(tmp_path):
+    """As on Colab: in an empty folder, without the package, and again after the kernel was started anew. No network."""
+    environment, work = tmp_path / "environment", tmp_path / "work"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    work.mkdir()
+    packages = next((environment / "lib").glob("python3*")) / "site-packages"
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib"))  # an editable fairnb there is not seen from here
+    settings = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    settings |= {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "GIT_CONFIG_COUNT": "1"}
+    settings |= {
+        "GIT_CONFIG_KEY_0": f"url.{ROOT.as_uri()}.insteadOf",
+        "GIT_CONFIG_VALUE_0": f"https://github.com/{REPOSITORY}",
+    }
+
+    def run(*words):
+        return subprocess.run(
+            [environment / "bin" / "python", *words], cwd=work, env=settings, capture_output=True, text=True
+        )
+
+    if run("-c", "import fairnb").returncode == 0:
+        pytest.skip("fairnb is installed beside the other packages, not as editable")
+    cells = [cell.source for cell in nbformat.read(NOTEBOOKS["07_anatomy_of_a_swarm"], as_version=4).cells]
+    fetch, imports = (next(source for source in cells if word in source) for word in ("find_spec", "import project_root"))
+    for _ in range(2):
+        done = run("-c", f"{fetch}\n{imports}\nprint(project_root())")
+        assert done.stdout.strip() == str(work / "fairnb"), done.stderr

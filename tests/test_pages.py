@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import nbformat
+import pandas as pd
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from fairnb.metrics import accuracy, underestimation_index, underestimation_scor
 from fairnb.mopso import Swarm
 from fairnb.pages import about, describe_figures, put_below_title
 from fairnb.strategies import evaluate, multi_task
+from fairnb.tables import shown
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,18 @@ def test_the_explorer_brings_all_it_needs(found):
     inside = frame(found[-1], tolerance=0.03)
     assert inside.startswith("<iframe title=")
     assert inside.count("<") == 2  # what is inside is escaped
+
+
+def test_columns_of_numbers_are_set_to_the_right():
+    columns = {
+        "label": (["Bald", "Young"], "left"), "UEI": ([0.1, 1e-9], "right"), "images": ([3, 4], "right"),
+        "change": (["-0.010 (-0.012 to +0.001)", "–"], "right"), "worsened": (["0 of 30", "1 of 30"], "right"),
+        "setting": (["0.01", "as the paper"], "left"), "needs the group": (["yes", "no"], "left"),
+        "missing": ([float("nan"), 0.5], "right"),
+    }  # fmt: skip
+    page = shown(pd.DataFrame({name: values for name, (values, _) in columns.items()})).to_html()
+    for place, (_, side) in enumerate(columns.values()):
+        assert re.search(rf"\.col{place} {{\s*text-align: {side};", page)
 
 
 def test_a_page_says_of_which_run_it_is():

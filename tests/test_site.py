@@ -22,6 +22,8 @@ PAGES = sorted(
     for path in (*SITE.glob("*.html"), *SITE.glob("chapters/*.html"))
     if path.name not in ("genindex.html", "index.html")
 )
+EXPLORER = SITE / "chapters" / "09_pareto_explorer.html"
+FRAME = "iframe[title='Pareto explorer']"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HEAVIEST = 2_000_000  # bytes of a page with its figures and scripts
 
@@ -98,6 +100,51 @@ def test_a_phone_does_not_scroll_sideways(browser, path):
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
         captions = "[...document.querySelectorAll('caption')].map(caption => caption.getBoundingClientRect().right)"
         assert all(right <= 390 for right in visit.page.evaluate(captions))
+        begins = """[...document.querySelectorAll("mjx-container[display]")].map(equation =>
+            Math.min(...[equation, ...equation.querySelectorAll("*")].map(part => part.getBoundingClientRect().left)))"""
+        assert all(left >= 0 for left in visit.page.evaluate(begins))  # what lies left of the page cannot be scrolled to
+
+
+@in_browser
+@pytest.mark.parametrize("width", [390, 1300])
+def test_there_is_one_search(browser, width):
+    with Visit(browser, (SITE / "intro.html").as_uri(), viewport={"width": width, "height": 844}) as visit:
+        within = f"""[...document.querySelectorAll(".search-button__button")].filter(button => button.checkVisibility()
+            && button.getBoundingClientRect().right > 0 && button.getBoundingClientRect().left < {width}).length"""
+        assert visit.page.evaluate(within) == 1
+        assert visit.page.locator("a.btn-source-repository-button").count() == 1  # the other buttons stay
+
+
+@in_browser
+def test_only_the_papers_equations_have_plain_numbers(browser):
+    seen: dict[str, list[str]] = {}
+    for path in (page for page in PAGES if '<div class="math' in page.read_text()):
+        with Visit(browser, path.as_uri()) as visit:
+            visit.page.wait_for_selector("mjx-container")
+            texts = visit.page.locator("main span.eqno").all_inner_texts()
+            texts += visit.page.locator("main mlabeledtr > mtd:first-child").all_text_contents()
+            seen[path.stem] = [re.sub(r"[()\s\N{PILCROW SIGN}#]", "", text) for text in texts]
+    every = [number for numbers in seen.values() for number in numbers]
+    assert len(set(every)) == len(every)
+    assert sorted(number for number in every if number.isdigit()) == ["1", "2", "5", "6", "7", "8"]
+    assert {page for page, numbers in seen.items() if any(map(str.isdigit, numbers))} == {
+        "01_exposing_bias", "03_dynamic_weighting",
+    }  # fmt: skip
+    assert len(every) >= 13  # with this book's own
+
+
+@in_browser
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_numbers_of_a_table_are_legible_and_to_the_right(browser, path):
+    """A column whose cells all begin like numbers, as the eye sees it, and every other column."""
+    look = """[...document.querySelectorAll("main table")].map(table => [...table.rows].map(row => [...row.cells].map(cell =>
+        [cell.innerText.trim(), getComputedStyle(cell).textAlign, getComputedStyle(cell).fontWeight, cell.tagName])))"""
+    with Visit(browser, path.as_uri()) as visit:
+        for rows in visit.page.evaluate(look):
+            assert {weight for row in rows for _, _, weight, tag in row if tag == "TD"} == {"400"}
+            for _, *column in zip(*rows, strict=True):
+                numbers = all(re.match(r"[-–+]?\d|–$", text) and not re.search("[a-z]{3}", text) for text, *_ in column)
+                assert {side for _, side, *_ in column} <= ({"right"} if numbers else {"left", "start"}), column
 
 
 @in_browser
@@ -160,14 +207,14 @@ def test_the_theme_changes(browser):
 @in_browser
 def test_the_explorer_tells_what_the_tables_tell(browser):
     """By mouse and by keyboard, and its numbers are those of the run's labels.csv."""
-    page = SITE / "chapters" / "09_pareto_explorer.html"
+    page = EXPLORER
     run = re.search(
         r'run = "([\w-]+)"', html.unescape(re.sub("<[^>]*>", "", page.read_text().split("tag_injected-parameters")[1]))
     )
     assert run
     labels = pd.read_csv(ROOT / "runs" / run[1] / "labels.csv").query("split == 'test'").set_index(["method", "label"])
     with Visit(browser, page.as_uri()) as visit:
-        frame = visit.page.frame_locator("iframe[title='Pareto explorer']")
+        frame = visit.page.frame_locator(FRAME)
         chosen, slider = frame.locator("select"), frame.locator("input[type=range]")
         names = chosen.locator("option").all_inner_texts()
         assert len(names) == labels.loc["multi-task"].analysed.sum()
@@ -185,6 +232,82 @@ def test_the_explorer_tells_what_the_tables_tell(browser):
         visit.page.wait_for_timeout(500)
         assert words.all_text_contents() != before  # at a tolerance of 0 another model is picked
         assert visit.wrong == []
+
+
+@in_browser
+def test_rows_of_the_explorer_answer_to_mouse_and_keys(browser):
+    with Visit(browser, EXPLORER.as_uri()) as visit:
+        frame = visit.page.frame_locator(FRAME)
+        names = frame.locator("select option").all_inner_texts()
+        frame.locator("text").get_by_text(names[3], exact=True).click()
+        assert frame.locator("select").input_value() == names[3]
+        rows = frame.get_by_role("group", name="Every label", exact=False)
+        rows.focus()
+        for key, place in {"ArrowDown": 4, "ArrowUp": 3, "End": -1, "Home": 0}.items():
+            visit.page.keyboard.press(key)
+            visit.page.wait_for_timeout(200)
+            assert frame.locator("select").input_value() == names[place]
+            assert rows.evaluate("rows => rows === document.activeElement")
+        assert frame.locator("html").get_attribute("lang") == "en"
+        assert len(frame.locator("[role=graphics-document]").get_attribute("aria-label")) > 30
+        assert visit.wrong == []
+
+
+@in_browser
+@pytest.mark.parametrize(("theme", "other"), [("light", "dark"), ("dark", "light")])
+def test_the_explorer_follows_the_theme(browser, theme, other, tmp_path):
+    """The page's, switch included, or the system's where it is opened alone; what is written stays legible."""
+    colours = "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.querySelector('text')).fill]"
+    with Visit(browser, EXPLORER.as_uri(), color_scheme=theme) as visit:
+        frame = visit.page.locator(FRAME).element_handle().content_frame()
+        frame.wait_for_selector("text")
+        before = frame.evaluate(colours)
+        assert before[0] == visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        visit.page.evaluate(f"document.documentElement.dataset.theme = '{other}'")
+        visit.page.wait_for_timeout(500)
+        after = frame.evaluate(colours)
+        assert before[0] != after[0]
+        assert after[0] == visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        around = visit.page.locator(f".text_html:has({FRAME})")
+        assert around.evaluate("around => getComputedStyle(around).backgroundColor") == "rgba(0, 0, 0, 0)"
+        assert contrast(*before) >= 7
+        assert contrast(*after) >= 7
+        (tmp_path / "alone.html").write_text(visit.page.locator(FRAME).get_attribute("srcdoc"))
+    with Visit(browser, (tmp_path / "alone.html").as_uri(), color_scheme=theme) as visit:
+        assert visit.page.evaluate(colours) == before
+
+
+@in_browser
+def test_on_paper_captions_stay_and_the_explorer_fits(browser):
+    paper = {"width": 703, "height": 1009}  # A4 within margins of 12 and 15 mm
+    with Visit(browser, EXPLORER.as_uri(), viewport=paper) as visit:
+        visit.page.emulate_media(media="print")
+        figure = visit.page.locator(f"figure:has({FRAME})").bounding_box()
+        assert figure["height"] < 900
+        frame = visit.page.locator(FRAME).element_handle().content_frame()
+        frame.wait_for_selector("text")
+        page = "document.documentElement"
+        assert frame.evaluate(f"{page}.scrollHeight <= innerHeight && {page}.scrollWidth <= innerWidth")  # nothing is cut
+    with Visit(browser, (SITE / "chapters" / "05_would_a_threshold_do.html").as_uri(), viewport=paper) as visit:
+        visit.page.emulate_media(media="print")
+        parted = """[...document.querySelectorAll("main figcaption")].filter(caption => caption.querySelector("table"))
+            .map(caption => [getComputedStyle(caption), getComputedStyle(caption.querySelector("p"))])
+            .map(([whole, words]) => [whole.breakInside, words.breakAfter])"""
+        styles = visit.page.evaluate(parted)
+        assert styles
+        assert all(style == ["avoid", "avoid"] for style in styles)
+
+
+def contrast(one, other):
+    """Of two colours such as rgb(0, 10, 255), as WCAG reckons it."""
+
+    def luminance(colour):
+        parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    dark, light = sorted(map(luminance, (one, other)))
+    return (light + 0.05) / (dark + 0.05)
 
 
 class _References(HTMLParser):
