@@ -189,7 +189,7 @@ def recipe_key(faces: Faces, recipe: Recipe, device: str = "auto") -> dict[str, 
 
 
 def one_cycle(step: int, steps: int) -> float:
-    """Share of the highest learning rate at a step, 0 to `steps` - 1: Smith and Topin (2018).
+    """Share of the highest learning rate at a step, 0 to `steps` - 1: Smith and Topin (2019).
 
     It rises from 1/25 to 1 over the first three tenths of the steps and falls to 1/250,000, each along half a cosine.
     """
