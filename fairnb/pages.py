@@ -75,8 +75,8 @@ def build_book(root: Path, executed: Path, say: Callable[[str], None] = print) -
         put_below_title(page, about(name, run) + "\n" + own)
         nbformat.write(page, target / f"{name}.ipynb")
     (target / "banner.md").write_text(banner or "% This run's images are photographs.\n")  # the introduction includes it
-    own_network = run["parameters"].get("backbone") == "resnet50"
-    (target / "setting.md").write_text("% This run's network is the paper's.\n" if own_network else NOT_RUN)
+    own_setting = [run["parameters"].get(name) for name in ("data", "backbone")] == ["celeba", "resnet50"]
+    (target / "setting.md").write_text("% This run's data and network are the paper's.\n" if own_setting else NOT_RUN)
     shutil.copyfile(executed.parent / "comparison.png", target / "comparison.png")  # and shows this
     save_table(target / "summary.csv", _summary(root, executed.parent))
     made_of, key = _made_of(root), site / ".made_of"
