@@ -44,8 +44,10 @@ class Clock:
         return f"about {duration(self.seconds)}" + ("" if self.trained else " and the training")
 
     def done(self, chapter: str, seconds: float) -> None:
-        """Note that a chapter took so long."""
-        self.declared, self.taken = self.declared + self.left.pop(chapter), self.taken + seconds - self.training
+        """Note that a chapter took so long; one that trained says nothing of the others."""
+        declared = self.left.pop(chapter)
+        if not self.training:
+            self.declared, self.taken = self.declared + declared, self.taken + seconds
         self.trained, self.training = self.trained or self.training > 0, 0.0
 
     def skipped(self, chapter: str) -> None:

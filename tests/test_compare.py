@@ -21,7 +21,7 @@ from fairnb.strategies import answers, load_search
 from tests import conftest
 from tests.conftest import make_celeba
 
-RECIPE = replace(conftest.RECIPE, epochs=1)
+RECIPE = replace(conftest.LEARNS, epochs=1)
 SWARM = Swarm(particles=8, iterations=3)
 
 

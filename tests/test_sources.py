@@ -1,5 +1,6 @@
 """What an executed chapter depends on: what it imports, and nothing else of the package."""
 
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -10,6 +11,7 @@ from fairnb.sources import sources
 ROOT = Path(__file__).parents[1]
 
 
+@cache
 def of_chapter(number: int) -> set[str]:
     path = next((ROOT / "notebooks").glob(f"{number:02d}_*.ipynb"))
     cells = nbformat.read(path, as_version=4).cells

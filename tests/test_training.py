@@ -18,7 +18,7 @@ from fairnb.files import load_tensors, save_tensors
 from fairnb.training import FILES, reweighing, train_base, weighted_mean_average_precision
 from tests import conftest
 
-RECIPE = dataclasses.replace(conftest.RECIPE, epochs=3, schedule="one-cycle")
+RECIPE = dataclasses.replace(conftest.LEARNS, epochs=3, schedule="one-cycle")
 
 
 @pytest.fixture(scope="module")
