@@ -71,14 +71,15 @@ def with_errors(action: Callable[[], object]) -> None:
         sys.exit(130)
 
 
-def _run(chapter: list[str], params: Path | None, p: list[str] | None, run: str | None) -> Path:
-    return run_chapters(_root(), chapter, _values(params, p, run), typer.echo)
+def _run(chapter: list[str], params: Path | None, p: list[str] | None, run: str | None, *, afterwards: float = 0.0) -> Path:
+    return run_chapters(_root(), chapter, _values(params, p, run), typer.echo, afterwards=afterwards)
 
 
 def _book(params: Path | None, p: list[str] | None, run: str | None) -> None:
-    from fairnb.pages import build_book
+    from fairnb.pages import SECONDS, build_book
 
-    typer.echo(f"the book is at {build_book(_root(), _run([], params, p, run), typer.echo)}")
+    executed = _run([], params, p, run, afterwards=SECONDS)
+    typer.echo(f"the book is at {build_book(_root(), executed, typer.echo)}")
 
 
 def _train(params: Path | None, p: list[str] | None, run: str | None) -> None:

@@ -25,6 +25,7 @@ from fairnb.files import content_key, digest_files, load_json, save_table
 from fairnb.tables import are_numbers
 
 REPOSITORY = "fairnb/fairnb"  # at GitHub; its notebooks run at Binder and Colab
+SECONDS = 30.0  # that rendering takes, where the chapters' own seconds were measured: two AVX2 cores
 DRAWN_PAGE = "00_the_drawn_faces"  # shows drawn faces whatever the run's data
 # What a page says at its top, by the dataset that its run used.
 BANNERS = {
