@@ -3,7 +3,6 @@ PYTHON ?= python3
 PARAMS ?= $(if $(DATA),params/photographs.yml,params/demo.yml)
 DATA ?=
 RUN ?=
-TORCH ?=
 BIN := .venv/bin
 
 CHROMIUM ?= chromium
@@ -24,9 +23,11 @@ help:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fairnb needs Python 3.11 or later: make PYTHON=python3.12 …")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip $(if $(TORCH),uv)
-	$(if $(TORCH),$(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend '$(TORCH)' torch torchvision || { \
+ifdef TORCH
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend '$(TORCH)' torch torchvision || { \
 		echo "TORCH=$(TORCH): PyTorch's index was not reached, or has no such build. Leave TORCH out for the default build, or put torch and torchvision into .venv together by hand, then run make again."; \
-		exit 1; })
+		exit 1; }
+endif
 	$(BIN)/python -m pip install --quiet --editable '.[book,test]'
 	touch $@
 
