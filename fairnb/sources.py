@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 RESULTS = "results"  # folder of saved results, which code names to read them
@@ -27,11 +28,10 @@ def sources(code: str, root: Path) -> set[Path]:
     waiting = [(code, root)]
     while waiting:
         text, folder = waiting.pop()
-        tree = ast.parse(text)
-        words = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-        if any(word == RESULTS or word.startswith(f"{RESULTS}/") for word in words):
+        imports, reads_results = _read(text)
+        if reads_results:
             found |= {path for path in (root / RESULTS).rglob("*") if path.is_file()}
-        for module in _imported(tree, root, folder):
+        for module in _imported(imports, root, folder):
             if module not in found:
                 found.add(module)
                 beside = module.parent.iterdir() if module.parent != root else ()
@@ -40,19 +40,26 @@ def sources(code: str, root: Path) -> set[Path]:
     return found
 
 
-def _imported(tree: ast.AST, root: Path, folder: Path) -> Iterator[Path]:
-    """The project's modules among those that a tree imports; a package's `__init__` comes with whatever is in it."""
-    for node in _without_type_checking(tree):
+@cache
+def _read(text: str) -> tuple[list[ast.Import | ast.ImportFrom], bool]:
+    """The imports of some code, and whether it names `results/`; cached, since every chapter comes to the same modules."""
+    tree = ast.parse(text)
+    imports = [node for node in _without_type_checking(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    words = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return imports, any(word == RESULTS or word.startswith(f"{RESULTS}/") for word in words)
+
+
+def _imported(imports: list[ast.Import | ast.ImportFrom], root: Path, folder: Path) -> Iterator[Path]:
+    """The project's modules among those imported; a package's `__init__` comes with whatever is in it."""
+    for node in imports:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
+        else:
             package = node.module or ""
             if node.level:
                 above = [folder, *folder.parents][node.level - 1].relative_to(root).parts
                 package = ".".join([*above, *([package] if package else [])])
             names = [package, *(f"{package}.{alias.name}" for alias in node.names)]
-        else:
-            continue
         for name in names:
             place = root
             for part in name.split("."):
