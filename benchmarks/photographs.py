@@ -27,7 +27,7 @@ import psutil
 from fairnb import strategies
 from fairnb.chapters import read_parameters
 from fairnb.data import read_celeba
-from fairnb.features import load_features, load_heads
+from fairnb.features import load_features, load_layer
 from fairnb.metrics import accuracy, underestimation_index
 from fairnb.mopso import Swarm
 from fairnb.tables import summary
@@ -108,7 +108,7 @@ def spread(run: Path, data_root: Path) -> str:
     values = read_parameters(ROOT / "params" / "photographs.yml", [])
     faces = read_celeba(data_root, values["sensitive"])
     analysed = faces.analysed(min_positives=values["min_positives"])
-    features, heads = load_features(run / "features.safetensors"), load_heads(run / "base.safetensors")
+    features, heads = load_features(run / "features.safetensors"), load_layer(run / "base.safetensors")
     valid, test = features["valid"], features["test"]
     swarm = Swarm(particles=values["particles"], iterations=values["iterations"], noise=values["noise"])
     before = strategies.evaluate(test, heads)[analysed]

@@ -27,7 +27,7 @@ import torch
 from peers import WIDTHS, evolve
 from torch import Tensor
 
-from fairnb.features import Features, load_features, load_heads
+from fairnb.features import Features, load_features, load_layer
 from fairnb.mopso import Swarm
 from fairnb.repository import hypervolume
 from fairnb.scoring import Scorer
@@ -101,7 +101,7 @@ OURS: dict[str, dict[str, Any]] = {
 
 
 def load(run: Path) -> Task:
-    features, heads = load_features(run / "features.safetensors"), load_heads(run / "base.safetensors")
+    features, heads = load_features(run / "features.safetensors"), load_layer(run / "base.safetensors")
     valid, test = features["valid"], features["test"]
     enough = [
         (split.labels[split.group == group].sum(0) >= MIN_POSITIVES)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from fairnb.evidence import DRAWS, Evidence, Outcome, outcome, weigh
-from fairnb.features import Features, load_features, load_heads
+from fairnb.features import Features, load_features, load_layer
 from fairnb.files import digest, load_json
 from fairnb.messages import some
 from fairnb.mopso import Swarm
@@ -169,7 +169,7 @@ def _outcomes(runs: list[Run], analysed: Tensor) -> list[Outcome]:
     for run in plain_first:
         seed, mitigation = run.parameters["seed"], run.parameters.get("mitigation", "")
         tolerance = run.parameters.get("tolerance", 0.05)
-        heads = load_heads(run.folder / "base.safetensors")
+        heads = load_layer(run.folder / "base.safetensors")
         own = outcome(
             f"{mitigation or 'base'}{_told_apart(run, runs, RECIPE)}", seed, run.features, heads, analysed,
             base=bases.get(seed), tolerance=tolerance, seconds=run.seconds.get("base model", float("nan")),

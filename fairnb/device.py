@@ -6,11 +6,14 @@ Lightning Fabric places, rounds and sums; it is the one that knows how processes
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 
 from fairnb.messages import unknown
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric  # slow to import, and needed only where images are
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -35,6 +38,8 @@ def resolve(device: str = "auto", precision: str = "auto") -> tuple[str, str]:
 
 def make_fabric(device: str = "auto", precision: str = "auto") -> Fabric:
     """Fabric on one device; for the errors see `resolve`."""
+    from lightning_fabric import Fabric
+
     device, precision = resolve(device, precision)
     return Fabric(accelerator=device, devices=1, precision=precision)  # type: ignore[arg-type]
 
@@ -48,6 +53,8 @@ def join_group(device: str = "auto", precision: str = "auto", devices: int = 1, 
     Raises:
         ValueError: for a group that this machine cannot form, or another one than the launcher formed.
     """
+    from lightning_fabric import Fabric
+
     check_group(devices, num_nodes)
     device, precision = resolve(device, precision)
     if "LOCAL_WORLD_SIZE" in os.environ:  # set by torchrun, which `fabric run` calls too

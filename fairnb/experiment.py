@@ -18,26 +18,26 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from fairnb import strategies, tables
 from fairnb.baselines import BASELINES
 from fairnb.calibrated import calibrated_multi_task
 from fairnb.data import DRAWN, Faces, open_dataset
-from fairnb.device import check_group, make_fabric
-from fairnb.features import Features, apply, extract_features, load_features, save_features
-from fairnb.feeding import Feed
+from fairnb.device import check_group, make_fabric, resolve
+from fairnb.features import Features, apply, extract_features, load_features, load_layer, save_features
+from fairnb.feeding import Feed, check_feed
 from fairnb.files import content_key, load_json, project_root, save_json, save_table, save_tensors
 from fairnb.messages import check_run_name, unknown
 from fairnb.model import MultiLabelNet
@@ -45,6 +45,9 @@ from fairnb.mopso import Swarm
 from fairnb.strategies import Search, load_search, save_search
 from fairnb.tables import METHODS, file_name
 from fairnb.training import FILES, BaseModel, Recipe, recipe_key, train_base
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 PACKAGES = ("fairnb", "torch", "torchvision", "lightning-fabric", "numpy", "scikit-learn")
 
@@ -114,18 +117,16 @@ class Experiment:
         if min_positives < 1:
             raise ValueError(f"min_positives={min_positives} must be at least 1: without positives there is no score")
         check_group(devices, num_nodes)
-        self.fabric = fabric or make_fabric(device, recipe.precision)
-        self.device = self.fabric.device.type
+        self._joined, self._precision = fabric, recipe.precision
+        self.device = fabric.device.type if fabric else resolve(device)[0]
         self.root = project_root() / runs
         self.folder = self.root / run
         self.recipe = recipe
         place = project_root() / Path(data_root).expanduser() if str(data_root) else ""
         self.faces: Faces = open_dataset(data, place, sensitive, targets, max_images, drawn, drawn_seed)
         self.analysed = self.faces.analysed(not_analysed, min_positives)
-        self.feed = Feed(
-            self.faces.images, recipe.resize, recipe.image_size, cache=self.root / "cache", fabric=self.fabric, form=feed,
-            workers=workers,
-        )  # fmt: skip
+        check_feed(feed, workers)
+        self._feed = {"form": feed, "workers": workers}
         self._data_root, self._base_key = str(data_root), content_key(recipe_key(self.faces, recipe, self.device))
         self._tensorboard, self._group = tensorboard, None if fabric else (devices, num_nodes)
         parameters = dict(
@@ -142,7 +143,7 @@ class Experiment:
             "run": run, "data_root": str(data_root), "device": device, "devices": devices, "num_nodes": num_nodes,
             "feed": feed, "workers": workers, "tensorboard": tensorboard,
         }  # fmt: skip
-        with self.fabric.rank_zero_first():
+        with self._first_alone():
             known = self._with(**parameters)
             if self.leads:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -151,7 +152,24 @@ class Experiment:
     @property
     def leads(self) -> bool:
         """Whether this process writes: alone, or the first of its group."""
-        return self.fabric.is_global_zero
+        return self._joined is None or self._joined.is_global_zero
+
+    def _first_alone(self) -> AbstractContextManager[None]:
+        """Let the first process of the group go first; where there is no group, nobody waits."""
+        return self._joined.rank_zero_first() if self._joined else nullcontext()
+
+    @cached_property
+    def fabric(self) -> Fabric:
+        """What places the network and images, made where there are any to be placed: its import costs seconds."""
+        return self._joined or make_fabric(self.device, self._precision)
+
+    @cached_property
+    def feed(self) -> Feed:
+        """The images on their way to the device."""
+        recipe = self.recipe
+        return Feed(
+            self.faces.images, recipe.resize, recipe.image_size, cache=self.root / "cache", fabric=self.fabric, **self._feed
+        )
 
     # ------------------------------------------------------------------ stages
 
@@ -162,7 +180,7 @@ class Experiment:
             RuntimeError: if the group of processes that trains on several devices failed; it has said why.
         """
         finished = self.folder / FILES[-1]
-        with self.fabric.rank_zero_first():
+        with self._first_alone():
             if self.leads and not finished.exists():
                 self._take_from_sibling()
             there = finished.exists()
@@ -200,6 +218,12 @@ class Experiment:
             raise RuntimeError(
                 f"the training on {self._group[0]} devices failed (status {status}); its message stands above"
             )
+
+    def heads(self) -> Tensor:
+        """The base model's last layer, float32 [L, D + 1]: where every search starts. The network itself is not built."""
+        if not (self.folder / FILES[-1]).exists():
+            self.base_model()
+        return load_layer(self.folder / FILES[0])
 
     def features(self) -> dict[str, Features]:
         """Penultimate features of `valid` and `test`, and the base model's rows in the tables of results."""
@@ -277,13 +301,14 @@ class Experiment:
         path = self.folder / f"{file_name(method)}.safetensors"
         if path.exists():
             return load_search(path)
-        features, base = self.features(), self.base_model()
+        features, heads = self.features(), self.heads()
         if "hidden" in settings:
-            features, settings = self.pooled_features(), settings | {"hidden": base.hidden}
+            hidden = load_layer(self.folder / FILES[0], "hidden")
+            features, settings = self.pooled_features(), settings | {"hidden": hidden}
         with self.timed(method):
             # Apple's GPUs have no float64, which the objectives need
             valid = features["valid"].to("cpu" if self.device == "mps" else self.device)
-            search = find(valid, base.heads, searched=self.analysed, **settings)
+            search = find(valid, heads, searched=self.analysed, **settings)
             self._write_results(method, features, search.heads, search.hidden)
             save_search(path, search)
             if "saved" in settings:

@@ -158,11 +158,15 @@ def load_features(path: Path) -> dict[str, Features]:
     }
 
 
-def load_heads(path: Path) -> Tensor:
-    """The last layer of a network in a safetensors file, such as a run's `base.safetensors`: float32 [L, D + 1].
+def load_layer(path: Path, layer: str = "head") -> Tensor:
+    """A fully connected layer of a network in a file such as a run's `base.safetensors`: weights and biases.
+
+    Args:
+        path: of the file.
+        layer: 'head', float32 [L, D + 1], or 'hidden', float32 [D, F + 1].
 
     Raises:
         ValueError: if the file is damaged, with its path.
     """
     saved = load_tensors(path)
-    return torch.cat([saved["head.weight"], saved["head.bias"].unsqueeze(1)], dim=1)
+    return torch.cat([saved[f"{layer}.weight"], saved[f"{layer}.bias"].unsqueeze(1)], dim=1)

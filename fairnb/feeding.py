@@ -16,19 +16,20 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
-from torchvision.transforms.v2 import functional as F
 
 from fairnb.data.decoded import check_images, decode_images, decoded_bytes, is_decoded, read_images, stored_shape
 from fairnb.data.images import Images
 from fairnb.messages import unknown
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 FORMS = ("auto", "cached", "files")
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -109,6 +110,8 @@ class Feed:
         Raises:
             OSError: if the workers have too little shared memory for what they hand over.
         """
+        from torchvision.transforms.v2.functional import resize  # slow to import
+
         self._loader.batch_sampler.batches = [rows.tolist() for rows in order]  # type: ignore[union-attr]
         self._refuse_little_shared_memory(max(map(len, order), default=0))
         height, width = self._stored
@@ -116,7 +119,7 @@ class Feed:
         whole = [max(self.resize, int(height * scale)), max(self.resize, int(width * scale))]
         for batch in self._loader:
             images = batch.to(self.fabric.device, non_blocking=True).permute(0, 3, 1, 2)
-            yield F.resize(images, whole, antialias=True) if scale > 1 else images
+            yield resize(images, whole, antialias=True) if scale > 1 else images
 
     @cached_property
     def _stored(self) -> tuple[int, int]:
@@ -200,11 +203,15 @@ def cut_squares(images: Tensor, size: int, top: Tensor, left: Tensor, flip: Tens
 
 def centre_crops(images: Tensor, size: int) -> Tensor:
     """The middle of each image: [B, 3, size, size]."""
-    return F.center_crop(images, [size, size])
+    from torchvision.transforms.v2.functional import center_crop
+
+    return center_crop(images, [size, size])
 
 
 def normalise(images: Tensor) -> Tensor:
     """uint8 0..255 to float32 with ImageNet's mean and spread."""
+    from torchvision.transforms.v2 import functional as F
+
     return F.normalize(F.to_dtype(images, torch.float32, scale=True), IMAGENET_MEAN, IMAGENET_STD, inplace=True)
 
 

@@ -8,13 +8,14 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch  # slow to import, and keys and JSON do not need it
+    from torch import Tensor
 
 
 def project_root() -> Path:
@@ -70,6 +71,8 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], **notes: str) -> None:
     Raises:
         OSError: if the disk takes no more, with the path.
     """
+    from safetensors.torch import save_file
+
     with write_beside(path) as beside:
         try:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside, notes)
@@ -83,6 +86,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: if the file is damaged, with its path.
     """
+    from safetensors.torch import load_file
+
     with _whole(path):
         return load_file(path)
 
@@ -123,5 +128,7 @@ def digest(values: Tensor) -> str:
 
 def seeded(*parts: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator of its own for one purpose: the seed and the names of what it is for, hashed together."""
+    import torch
+
     digest = hashlib.sha256(" ".join(map(str, parts)).encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.error import URLError
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from fairnb.messages import unknown
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 
 class MultiLabelNet(nn.Module):
@@ -120,6 +123,8 @@ def build_model(
         ValueError: for an unknown backbone or weights (nearest name), or sizes that are not positive.
         FileNotFoundError: if the weights are not on disk and cannot be fetched.
     """
+    import torchvision  # slow to import, and needed only where a network is built
+
     names = torchvision.models.list_models(module=torchvision.models)
     if backbone not in names:
         raise ValueError(unknown("backbone", backbone, names))
@@ -138,7 +143,9 @@ def build_model(
         return MultiLabelNet(network, features, hidden, labels, dropout, domains)
 
 
-def _load(backbone: str, weights: torchvision.models.WeightsEnum | None) -> nn.Module:
+def _load(backbone: str, weights: WeightsEnum | None) -> nn.Module:
+    import torchvision
+
     # The two oldest architectures carry auxiliary classifiers for training from scratch, and warn unless told how to begin.
     extra = {"aux_logits": weights is not None, "init_weights": True} if backbone in ("googlenet", "inception_v3") else {}
     try:

@@ -20,13 +20,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock, Timeout
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import tqdm
@@ -41,6 +40,9 @@ from fairnb.files import content_key, load_notes, load_tensors, save_table, save
 from fairnb.messages import some, unknown
 from fairnb.metrics import accuracy, contingency_table, underestimation_index
 from fairnb.model import MultiLabelNet, build_model
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 MITIGATIONS = ("", "reweighing", "domain-independent")
 SCHEDULES = ("constant", "one-cycle")

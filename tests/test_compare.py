@@ -15,7 +15,7 @@ from fairnb.cli import app
 from fairnb.compare import beside, between, compare, shown
 from fairnb.evidence import outcome
 from fairnb.experiment import Experiment
-from fairnb.features import load_features, load_heads, save_features
+from fairnb.features import load_features, load_layer, save_features
 from fairnb.mopso import Swarm
 from fairnb.strategies import answers, load_search
 from tests import conftest
@@ -104,7 +104,7 @@ def test_without_a_plain_training_areas_start_from_the_runs_own(runs):
     both: Any = compare([runs / "reweighed-0", runs / "plain-0"], draws=400).methods.set_index("method")
     features, search, analysed = loaded(runs / "reweighed-0")
     for methods, name in ((found, "reweighed-0"), (both, "plain-0")):
-        begun, heads = loaded(runs / name)[0], load_heads(runs / name / "base.safetensors")
+        begun, heads = loaded(runs / name)[0], load_layer(runs / name / "base.safetensors")
         base = outcome("base", 0, begun, heads, analysed, tolerance=0.1)
         by_hand = outcome("searched", 0, features, search.heads, analysed, search=search, base=base, tolerance=0.1)
         assert methods.area_valid["multi-task after reweighing"] == pytest.approx(by_hand.area[0])

@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score
 from fairnb import training
 from fairnb.data import read_celeba
 from fairnb.device import make_fabric
-from fairnb.features import Features, apply, extract_features, load_features, load_heads, save_features
+from fairnb.features import Features, apply, extract_features, load_features, load_layer, save_features
 from fairnb.feeding import Feed
 from fairnb.files import load_tensors, save_tensors
 from fairnb.training import FILES, reweighing, train_base, weighted_mean_average_precision
@@ -169,7 +169,7 @@ def test_features_and_heads_are_the_network(faces, cache, trained):
     assert not valid.x.requires_grad
     logits = apply(base.model, faces.rows("valid"), feed, title="test")
     torch.testing.assert_close(valid.x @ base.heads[:, :-1].T + base.heads[:, -1], logits)
-    assert torch.equal(load_heads(folder / "base.safetensors"), base.heads)
+    assert torch.equal(load_layer(folder / "base.safetensors"), base.heads)
 
 
 def test_reweighing_by_hand_and_what_it_is_for():

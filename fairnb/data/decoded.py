@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
 from fairnb.data.images import Images
@@ -154,6 +153,8 @@ def _each_block(images: Images, work: Callable[[range], None], title: str) -> No
 
 def _cover(image: Tensor, shape: tuple[int, int]) -> Tensor:
     """Scale uint8 [3, H, W] until it covers `shape`, then cut its centre to it."""
+    from torchvision.transforms.v2 import functional as F  # slow to import
+
     height, width = image.shape[1:]
     if (height, width) == shape:
         return image
