@@ -20,12 +20,12 @@ from collections.abc import Callable
 import pandas as pd
 import torch
 
-from fairnb.device import resolve
 from fairnb.features import Features
+from fairnb.heads import Scorer
+from fairnb.methods.strategies import dynamic_weighting
 from fairnb.metrics import accuracy, underestimation_index
-from fairnb.mopso import FLIGHTS, Flight, Swarm
-from fairnb.scoring import Scorer
-from fairnb.strategies import dynamic_weighting
+from fairnb.run.device import resolve
+from fairnb.swarm.mopso import FLIGHTS, Flight, Swarm
 
 IMAGES, WIDTH, LABELS, PARTICLES = 19_867, 2_048, 34, 100
 

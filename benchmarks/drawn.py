@@ -22,13 +22,13 @@ import pandas as pd
 import torch
 from photographs import ROOT, run_book
 
-from fairnb.chapters import defaults, read_parameters
+from fairnb.book.chapters import defaults, read_parameters
+from fairnb.book.tables import summary
 from fairnb.data import decode_images, draw_faces
 from fairnb.data.celeba import read_attributes
-from fairnb.data.people import draw_people, read_statistics
+from fairnb.data.drawn.people import draw_people, read_statistics
 from fairnb.experiment import Experiment
-from fairnb.mopso import Swarm
-from fairnb.tables import summary
+from fairnb.swarm.mopso import Swarm
 from fairnb.training import Recipe
 
 Claim = tuple[str, object, str, bool]

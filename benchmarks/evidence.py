@@ -46,7 +46,9 @@ import pandas as pd
 import torch
 from peers import WIDTHS, both_gradients, evolve, fair_thresholds
 
-from fairnb.ablations import (
+from fairnb.book.chapters import chapters, read_parameters, whole_parameters
+from fairnb.book.tables import beside, of_methods
+from fairnb.evidence.ablations import (
     ABLATIONS,
     HELD_OUT,
     METHOD,
@@ -59,15 +61,13 @@ from fairnb.ablations import (
     check_names,
     two_picks,
 )
-from fairnb.chapters import chapters, read_parameters, whole_parameters
-from fairnb.compare import beside, shown
-from fairnb.evidence import AIM, DIGITS, Outcome, outcome, weigh
+from fairnb.evidence.weigh import AIM, DIGITS, Outcome, outcome, weigh
 from fairnb.experiment import Experiment, git_revision, open_experiment, project_root
 from fairnb.features import Features
-from fairnb.files import load_json, save_json, save_table
+from fairnb.methods.strategies import Search, multi_task
 from fairnb.metrics import contingency_table, underestimation_index
-from fairnb.mopso import Swarm
-from fairnb.strategies import Search, multi_task
+from fairnb.run.files import load_json, save_json, save_table
+from fairnb.swarm.mopso import Swarm
 
 EVOLVED = ("pymoo NSGA-II", "jMetalPy SMPSO")
 GRADIENTS = "torchjd UPGrad"
@@ -191,7 +191,7 @@ def main() -> int:
         "minutes": round((time.perf_counter() - begun) / 60, 1),
     }
     save_json(folder / "provenance.json", provenance)
-    print(shown(found.methods).to_string(index=False))
+    print(of_methods(found.methods).to_string(index=False))
     print(beside(found.methods).to_string(index=False))
     methods = found.methods.set_index("method")
     ours = methods.loc["calibrated multi-task"]

@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 
 from fairnb.features import Features
-from fairnb.scoring import Scorer
+from fairnb.heads import Scorer
 
 
 def main() -> int:

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
-from fairnb.baselines import SNAPSHOT, picked_from, smooth_uei
 from fairnb.features import Features
-from fairnb.files import seeded
-from fairnb.repository import non_dominated
-from fairnb.scoring import Scorer
-from fairnb.strategies import Search, hold_out, noise_unit, scatter, uei_and_error
+from fairnb.heads import Scorer
+from fairnb.methods.baselines import SNAPSHOT, picked_from, smooth_uei
+from fairnb.methods.strategies import Search, hold_out, noise_unit, scatter, uei_and_error
+from fairnb.run.keys import seeded
+from fairnb.swarm.repository import non_dominated
 
 Evaluate = Callable[[Any], np.ndarray]  # positions [P, D] → objectives [P, 2]
 Front = tuple[np.ndarray, np.ndarray]  # positions [K, D] and objectives [K, 2]

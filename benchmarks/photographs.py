@@ -24,13 +24,13 @@ from pathlib import Path
 import pandas as pd
 import psutil
 
-from fairnb import strategies
-from fairnb.chapters import read_parameters
+from fairnb.book.chapters import read_parameters
+from fairnb.book.tables import summary
 from fairnb.data import read_celeba
 from fairnb.features import load_features, load_layer
+from fairnb.methods import strategies
 from fairnb.metrics import accuracy, underestimation_index
-from fairnb.mopso import Swarm
-from fairnb.tables import summary
+from fairnb.swarm.mopso import Swarm
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = range(5)

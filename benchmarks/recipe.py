@@ -22,11 +22,11 @@ from typing import Any
 
 import pandas as pd
 
-from fairnb.chapters import chapters, read_parameters, whole_parameters
-from fairnb.device import resolve
+from fairnb.book.chapters import chapters, read_parameters, whole_parameters
+from fairnb.book.tables import summary
 from fairnb.experiment import Experiment, open_experiment
-from fairnb.mopso import Swarm
-from fairnb.tables import summary
+from fairnb.run.device import resolve
+from fairnb.swarm.mopso import Swarm
 
 ROOT = Path(__file__).resolve().parents[1]
 # What `results/` was measured with, and 12 epochs on photographs.

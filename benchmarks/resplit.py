@@ -14,7 +14,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from fairnb.files import seeded, write_beside
+from fairnb.run.files import write_beside
+from fairnb.run.keys import seeded
 
 PARTITION, IDENTITY = "list_eval_partition.txt", "identity_CelebA.txt"
 

@@ -28,10 +28,10 @@ from peers import WIDTHS, evolve
 from torch import Tensor
 
 from fairnb.features import Features, load_features, load_layer
-from fairnb.mopso import Swarm
-from fairnb.repository import hypervolume
-from fairnb.scoring import Scorer
-from fairnb.strategies import multi_task, uei_and_error
+from fairnb.heads import Scorer
+from fairnb.methods.strategies import multi_task, uei_and_error
+from fairnb.swarm.mopso import Swarm
+from fairnb.swarm.repository import hypervolume
 
 TOLERANCE, MIN_POSITIVES = 0.05, 8
 

@@ -29,17 +29,16 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from fairnb.chapters import read_parameters
+from fairnb.book.chapters import read_parameters
 from fairnb.data import Faces, decode_images, read_celeba
-from fairnb.data.drawn import DrawnImages
+from fairnb.data.drawn.faces import DrawnImages
+from fairnb.data.drawn.people import CELEBA, draw_people, read_statistics
+from fairnb.data.drawn.portrait import ATTRIBUTES
 from fairnb.data.faces import Chosen
-from fairnb.data.people import CELEBA, draw_people, read_statistics
-from fairnb.data.portrait import ATTRIBUTES
-from fairnb.device import make_fabric
-from fairnb.features import apply
-from fairnb.feeding import Feed
+from fairnb.data.feeding import Feed, apply
 from fairnb.model import build_model
-from fairnb.training import Recipe, _Requests, _Training, train_base
+from fairnb.run.device import make_fabric
+from fairnb.training import Recipe, Requests, _Training, train_base
 
 ROOT = Path(__file__).resolve().parents[1]
 SPLITS = (162_770, 19_867, 19_962)  # CelebA's own
@@ -182,7 +181,7 @@ def epoch_of(training: _Training) -> Callable[[], float]:
     """A pass of the real training over its images; returns images a second."""
 
     def run() -> float:
-        with _Requests() as stop, torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False):
+        with Requests() as stop, torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False):
             training._epoch(tqdm(disable=True), stop)
         course = training.course
         speed = len(training.rows) / course.training

@@ -25,9 +25,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fairnb.files import save_table
-from fairnb.mopso import Flight, Swarm, mopso
-from fairnb.zdt import DIMENSIONS, zdt
+from fairnb.run.files import save_table
+from fairnb.swarm.mopso import Flight, Swarm, mopso
+from fairnb.swarm.zdt import DIMENSIONS, zdt
 
 PEOPLE, ROUNDS, REFERENCE = 100, 250, np.array([1.1, 1.1])
 MOVED, BY = "zdt4, box moved", 1.3

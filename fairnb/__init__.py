@@ -6,4 +6,13 @@ Classification through Multi-Objective Optimization". The road is straight:
     data → base model → features → search → front → pick → model → table of results → figure
 
 and each arrow is one function: see `fairnb.experiment.Experiment` for all of them in order.
+
+>>> import torch
+>>> from fairnb.metrics import contingency_table, underestimation_index, underestimation_score
+>>> truth, group = torch.tensor([1, 1, 0, 0, 1, 1, 0, 0]), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+>>> table = contingency_table(torch.tensor([1, 0, 0, 0, 1, 1, 0, 0]), truth, group)  # counts [group, truth, prediction]
+>>> underestimation_score(table).tolist()  # the first group's positives are predicted half as often as they occur
+[0.5, 1.0]
+>>> round(float(underestimation_index(table)), 3)
+0.131
 """

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from fairnb.chapters import ChapterError, Parameters, chapters, read_parameters, run_chapters, whole_parameters
+from fairnb.book.chapters import ChapterError, Parameters, chapters, read_parameters, run_chapters, whole_parameters
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
@@ -76,15 +76,15 @@ def _run(chapter: list[str], params: Path | None, p: list[str] | None, run: str 
 
 
 def _book(params: Path | None, p: list[str] | None, run: str | None) -> None:
-    from fairnb.pages import SECONDS, build_book
+    from fairnb.book.pages import SECONDS, build_book
 
     executed = _run([], params, p, run, afterwards=SECONDS)
     typer.echo(f"the book is at {build_book(_root(), executed, typer.echo)}")
 
 
 def _train(params: Path | None, p: list[str] | None, run: str | None) -> None:
-    from fairnb.device import join_group  # these import torch, which takes seconds
     from fairnb.experiment import open_experiment
+    from fairnb.run.device import join_group  # these import torch, which takes seconds
 
     values, _ = whole_parameters(chapters(_root()), _values(params, p, run))
     fabric = join_group(*(values[name] for name in ("device", "precision", "devices", "num_nodes")))
@@ -102,14 +102,15 @@ def _train(params: Path | None, p: list[str] | None, run: str | None) -> None:
 
 
 def _compare(runs: list[Path], csv: Path | None) -> None:
-    from fairnb.compare import beside, compare, shown
-    from fairnb.evidence import DIGITS
+    from fairnb.book.tables import beside, of_methods
+    from fairnb.evidence.compare import compare
+    from fairnb.evidence.weigh import DIGITS
 
     if csv is not None and not csv.is_dir():
         raise FileNotFoundError(f"no folder {csv} to write the tables into: make it first")
     evidence = compare(runs, say=typer.echo)
     methods = evidence.methods.round(DIGITS)  # what is printed is what is written
-    typer.echo(shown(methods).to_string(index=False) + "\n")
+    typer.echo(of_methods(methods).to_string(index=False) + "\n")
     typer.echo(beside(methods).to_string(index=False) + "\n")
     typer.echo(f"Brackets hold 95 % intervals: {methods.units[0]} of the test split drawn anew, seeds: {methods.seeds[0]}.")
     worse = evidence.changes[evidence.changes.worsened] if len(evidence.changes) else evidence.changes
@@ -124,7 +125,7 @@ def _values(params: Path | None, p: list[str] | None, run: str | None) -> Parame
 
 
 def _root() -> Path:
-    from fairnb.files import project_root
+    from fairnb.run.files import project_root
 
     return project_root()
 

@@ -31,18 +31,20 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fairnb import strategies, tables
-from fairnb.baselines import BASELINES
-from fairnb.calibrated import calibrated_multi_task
+from fairnb import tables
 from fairnb.data import DRAWN, Faces, open_dataset
-from fairnb.device import check_group, make_fabric, resolve
-from fairnb.features import Features, apply, extract_features, load_features, load_layer, save_features
-from fairnb.feeding import Feed, check_feed
-from fairnb.files import content_key, load_json, project_root, save_json, save_table, save_tensors
-from fairnb.messages import check_run_name, unknown
+from fairnb.data.feeding import Feed, apply, check_feed
+from fairnb.features import Features, extract_features, load_features, load_layer, save_features
+from fairnb.methods import strategies
+from fairnb.methods.baselines import BASELINES
+from fairnb.methods.calibrated import calibrated_multi_task
+from fairnb.methods.strategies import Search, load_search, save_search
 from fairnb.model import MultiLabelNet
-from fairnb.mopso import Swarm
-from fairnb.strategies import Search, load_search, save_search
+from fairnb.run.device import check_group, make_fabric, resolve
+from fairnb.run.files import load_json, project_root, save_json, save_table, save_tensors
+from fairnb.run.keys import content_key
+from fairnb.run.messages import check_run_name, unknown
+from fairnb.swarm.mopso import Swarm
 from fairnb.tables import METHODS, file_name
 from fairnb.training import FILES, BaseModel, Recipe, recipe_key, train_base
 
@@ -102,11 +104,11 @@ class Experiment:
             device: 'auto', 'cpu', 'cuda' or 'mps'.
             devices: how many of them the base model is trained on, on each machine.
             num_nodes: machines it is trained on.
-            feed: 'cached', 'files' or 'auto', see `fairnb.feeding.Feed`.
+            feed: 'cached', 'files' or 'auto', see `fairnb.data.feeding.Feed`.
             workers: processes that read images; -1 chooses.
             tensorboard: also write the training's course into `tensorboard/`.
             runs: folder of all runs; relative to the project's root.
-            fabric: this process's place in a group that trains together, from `fairnb.device.join_group`; only the first
+            fabric: this process's place in a group that trains together, from `fairnb.run.device.join_group`; only the first
                 of its processes writes. Without it, a training on more than one device is handed to such a group.
 
         Raises:
@@ -126,7 +128,7 @@ class Experiment:
         self.faces: Faces = open_dataset(data, place, sensitive, targets, max_images, drawn, drawn_seed)
         self.analysed = self.faces.analysed(not_analysed, min_positives)
         check_feed(feed, workers)
-        self._feed = {"form": feed, "workers": workers}
+        self._feed: dict[str, Any] = {"form": feed, "workers": workers}
         self._data_root, self._base_key = str(data_root), content_key(recipe_key(self.faces, recipe, self.device))
         self._tensorboard, self._group = tensorboard, None if fabric else (devices, num_nodes)
         parameters = dict(
@@ -253,10 +255,10 @@ class Experiment:
         steer: str = "float32",
         whiten: bool = False,
     ) -> Search:
-        """Stage two with one weighted sum over all labels; see `fairnb.strategies.dynamic_weighting`.
+        """Stage two with one weighted sum over all labels; see `fairnb.methods.strategies.dynamic_weighting`.
 
         Raises:
-            ValueError: for a way to search that there is not; see `fairnb.strategies.check_search`.
+            ValueError: for a way to search that there is not; see `fairnb.methods.strategies.check_search`.
         """
         strategies.check_search(layers, steer, whiten)
         settings = {"tolerance": tolerance, "spread": spread, "epsilon": epsilon, "steer": steer, "whiten": whiten}
@@ -265,18 +267,18 @@ class Experiment:
     def multi_task(
         self, swarm: Swarm, *, tolerance: float, spread: float, steer: str = "float32", whiten: bool = False
     ) -> Search:
-        """Stage two with one head and one search a label; see `fairnb.strategies.multi_task`."""
+        """Stage two with one head and one search a label; see `fairnb.methods.strategies.multi_task`."""
         return self._search(
             "multi-task", swarm, {"tolerance": tolerance, "spread": spread, "steer": steer, "whiten": whiten}
         )
 
     def calibrated_multi_task(self, swarm: Swarm, *, tolerance: float) -> Search:
-        """This project's variant of the multi-task fix; see `fairnb.calibrated`."""
+        """This project's variant of the multi-task fix; see `fairnb.methods.calibrated`."""
         settings = {"swarm": swarm, "tolerance": tolerance, "seed": self.recipe.seed}
         return self._find("calibrated multi-task", calibrated_multi_task, settings, asdict(swarm) | {"tolerance": tolerance})
 
     def baseline(self, method: str, *, tolerance: float, **settings: Any) -> Search:
-        """What the searches are compared with, by name; see `fairnb.baselines.BASELINES`.
+        """What the searches are compared with, by name; see `fairnb.methods.baselines.BASELINES`.
 
         Raises:
             ValueError: for a name that is not there (nearest one).
@@ -334,8 +336,8 @@ class Experiment:
         self, method: str, features: dict[str, Features], heads: Tensor, hidden: Tensor | None = None
     ) -> None:
         made = {split: strategies.evaluate(part, heads, hidden) for split, part in features.items()}
-        self._merge("labels.csv", tables.label_rows(method, made, self.faces, self.analysed))
-        self._merge("groups.csv", tables.group_rows(method, made, self.faces))
+        self._merge("labels.csv", tables.label_rows(method, made, self.faces.label_names, self.analysed))
+        self._merge("groups.csv", tables.group_rows(method, made, self.faces.label_names, self.faces.group_names))
 
     def _merge(self, name: str, new: pd.DataFrame) -> None:
         """Put a method's rows in place of its former ones; methods stay in the order of `METHODS`."""

@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from fairnb.feeding import Feed, centre_crops, normalise
-from fairnb.files import load_notes, load_tensors, save_tensors
+from fairnb.data.feeding import Feed, apply
+from fairnb.run.files import load_notes, load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from fairnb.data import Faces
     from fairnb.model import MultiLabelNet
-
-BATCH = 128  # images that the backbone looks at together
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,44 +74,6 @@ class Features:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Features:
         return Features(**{name: change(part) for name, part in self.tensors().items()}, groups=self.groups)
-
-
-@torch.no_grad()
-def apply(function: Callable[[Tensor], Tensor], rows: Tensor, feed: Feed, *, title: str, autocast: bool = False) -> Tensor:
-    """Run a network, or a method of one, over the centre crops of these images.
-
-    The processes of a group take a batch each in turn, the same batches that one process would, and all receive the whole.
-
-    Args:
-        function: images float32 [B, 3, S, S] to [B, …].
-        rows: int64 [N], row numbers.
-        feed: the images.
-        title: what is being done, for the progress bar.
-        autocast: compute in the training's precision; else in float32.
-
-    Returns:
-        float32 [N, …] on the CPU, in the order of `rows`.
-    """
-    fabric = feed.fabric
-    batches = rows.split(BATCH)
-    mine = batches[fabric.global_rank :: fabric.world_size]
-    images = tqdm(feed.batches(mine), title, len(mine), unit="batch", leave=False, disable=not fabric.is_global_zero)
-    found: dict[int, Tensor] = {}
-    # TF32 would round the float32 that the features promise
-    exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
-    with fabric.autocast() if autocast else nullcontext(), exact:
-        for place, batch in enumerate(images):
-            inputs = normalise(centre_crops(batch, feed.crop))
-            found[fabric.global_rank + place * fabric.world_size] = function(inputs).float()
-    if fabric.world_size == 1:
-        return torch.cat(list(found.values())).cpu()
-    # the shape, also for a process that had no batch
-    shape = function(torch.zeros(1, 3, feed.crop, feed.crop, device=fabric.device)).shape[1:]
-    whole = torch.zeros(len(rows), *shape, device=fabric.device)
-    for place, values in found.items():
-        whole[place * BATCH : place * BATCH + len(values)] = values
-    torch.distributed.all_reduce(whole)  # a sum: each row is one process's, and the others add 0
-    return whole.cpu()
 
 
 def extract_features(faces: Faces, model: MultiLabelNet, feed: Feed, *, layer: str = "penultimate") -> dict[str, Features]:

@@ -11,12 +11,14 @@ dimensions (labels, particles, swarms) go through every function at once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 # float32 holds every integer up to 2^24: summing in blocks of this many samples keeps a float product of counts exact.
 EXACT = 2**24
-MEASURES = ("uei", "accuracy", "tpr_gap", "fpr_gap")  # that methods are compared by; the gaps are between the groups' rates
 
 
 def contingency_table(pred: Tensor, target: Tensor, group: Tensor, groups: int | None = None) -> Tensor:
@@ -137,6 +139,50 @@ def false_positive_rate(table: Tensor) -> Tensor:
     """P[ŷ=1 | y=0, S=s], [..., G] in [0, 1]; NaN for a group without negatives."""
     table = table.double()
     return table[..., 0, 1] / _positive_or_nan(table[..., 0, :].sum(-1))
+
+
+def gap(rate: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The measure that takes a rate's difference between the highest and the lowest group: [...] in [0, 1]."""
+
+    def difference(table: Tensor) -> Tensor:
+        rates = rate(table)
+        return rates.amax(-1) - rates.amin(-1)
+
+    return difference
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number that methods are compared by.
+
+    Attributes:
+        of: contingency tables [..., G, 2, 2] to the measure, float64 [...].
+        title: its name on pages.
+        ideal: the value of a perfect model.
+        lower_is_better: the direction in which it improves.
+        bounds: lowest and highest value, to which intervals are clamped.
+        groups: number of groups it needs.
+        people: the true label, 0 or 1, of the people whose rate it is; None where it is of everybody.
+        per_label: whether `labels.csv` has a column of it.
+    """
+
+    of: Callable[[Tensor], Tensor]
+    title: str
+    ideal: float
+    lower_is_better: bool = True
+    bounds: tuple[float, float] = (0.0, 1.0)
+    groups: int = 1
+    people: int | None = None
+    per_label: bool = False
+
+
+# Every measure by the name of its column. To add one, add a line.
+MEASURES = {
+    "uei": Measure(underestimation_index, "UEI", 0.0, per_label=True),
+    "accuracy": Measure(accuracy, "accuracy", 1.0, lower_is_better=False, per_label=True),
+    "tpr_gap": Measure(gap(true_positive_rate), "gap of TPR", 0.0, groups=2, people=1),
+    "fpr_gap": Measure(gap(false_positive_rate), "gap of FPR", 0.0, groups=2, people=0),
+}
 
 
 def _positive_or_nan(count: Tensor) -> Tensor:

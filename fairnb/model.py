@@ -13,7 +13,7 @@ from urllib.error import URLError
 import torch
 from torch import Tensor, nn
 
-from fairnb.messages import unknown
+from fairnb.run.messages import unknown
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum

@@ -10,36 +10,31 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import tqdm
 
 from fairnb import tables
-from fairnb.clock import SPEED
+from fairnb.checkpoint import Course, Requests, alone, load_checkpoint, refuse_little_room
 from fairnb.data import Faces
-from fairnb.device import resolve
-from fairnb.features import apply
-from fairnb.feeding import Feed, cut_squares, normalise, random_places
-from fairnb.files import content_key, load_notes, load_tensors, save_table, save_tensors, seeded
-from fairnb.messages import some, unknown
+from fairnb.data.crops import cut_squares, normalise, random_places
+from fairnb.data.feeding import Feed, apply
 from fairnb.metrics import accuracy, contingency_table, underestimation_index
 from fairnb.model import MultiLabelNet, build_model
+from fairnb.run.device import resolve
+from fairnb.run.files import load_notes, load_tensors, save_table, save_tensors
+from fairnb.run.keys import content_key, seeded
+from fairnb.run.messages import SPEED, some, unknown
+from fairnb.weighting import reweighing, weighted_mean_average_precision
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -164,9 +159,9 @@ def train_base(faces: Faces, recipe: Recipe, folder: str | Path, feed: Feed, *, 
         if (folder / name).exists() and load_notes(folder / name).get("recipe") != key:
             raise ValueError(f"{folder / name} was trained by another recipe or on other images: choose another folder")
     if not all((folder / name).exists() for name in FILES):
-        with _alone(folder, fabric):
+        with alone(folder, fabric):
             if fabric.is_global_zero:
-                _refuse_little_room(folder, model)
+                refuse_little_room(folder, model)
             feed.prepare()
             _Training(fabric, model, faces, recipe, folder, feed, key, tensorboard).run()
             fabric.barrier()
@@ -200,70 +195,6 @@ def one_cycle(step: int, steps: int) -> float:
     return high + (low - high) * (1 + math.cos(math.pi * share)) / 2
 
 
-def weighted_mean_average_precision(scores: Tensor, labels: Tensor, group: Tensor) -> float:
-    """Mean average precision in which every group's positives weigh the same: Wang et al. (2020), section 5.
-
-    Of a label's positives, those of group g weigh N / (G · N_g), where N counts the label's positives and N_g those in g;
-    negatives weigh 1. For two groups: (N_m + N_f) / (2 N_own).
-
-    Args:
-        scores: [N, L], higher is more positive.
-        labels: bool [N, L].
-        group: int64 [N].
-
-    Returns:
-        The mean over the labels that have a positive, in [0, 1]; NaN where none has.
-    """
-    from sklearn.metrics import average_precision_score  # slow to import
-
-    member = torch.nn.functional.one_hot(group).double()  # [N, G]
-    counts = labels.double().T @ member  # [L, G] positives per group
-    weight = counts.sum(1, keepdim=True) / (counts > 0).sum(1, keepdim=True) / counts.clamp(min=1)
-    weights = torch.where(labels, (member @ weight.T), 1.0)  # [N, L]
-    return float(
-        np.mean(
-            [
-                average_precision_score(labels[:, j].numpy(), scores[:, j].numpy(), sample_weight=weights[:, j].numpy())
-                for j in range(labels.shape[1])
-                if bool(labels[:, j].any())
-            ]
-            or [math.nan]
-        )
-    )
-
-
-def reweighing(labels: Tensor, group: Tensor, groups: int) -> Tensor:
-    """Weights under which a label does not depend on the group: Kamiran and Calders (2012).
-
-    Images of group g with value y of a label weigh P[S=g] · P[Y=y] / P[S=g, Y=y].
-
-    Args:
-        labels: bool [N, L].
-        group: int64 [N] in 0..G-1.
-        groups: G.
-
-    Returns:
-        float32 [G, L, 2], the last dimension the label's value; 0 where nobody is.
-    """
-    member = torch.nn.functional.one_hot(group, groups).double()  # [N, G]
-    positive = member.T @ labels.double()  # [G, L]
-    joint = torch.stack([member.sum(0).unsqueeze(1) - positive, positive], dim=-1)  # [G, L, 2]
-    expected = joint.sum(-1, keepdim=True) * joint.sum(0, keepdim=True) / len(group)
-    return torch.where(joint > 0, expected / joint.clamp(min=1), 0.0).float()
-
-
-@dataclass
-class _Course:
-    """How far a training has come: all that a checkpoint holds beside the weights and Adam's moments."""
-
-    rows: list[dict[str, float]] = field(default_factory=list)  # the finished epochs, as in `BaseModel.history`
-    counts: list[Tensor] = field(default_factory=list)  # their contingency tables on validation, int64 [L, G, 2, 2]
-    steps: int = 0  # done of the epoch under way
-    loss: float = 0.0  # sum over its images
-    training: float = 0.0  # its seconds
-    waiting: float = 0.0
-
-
 class _Training:
     """One training: the loop over epochs and steps, and what is kept of it."""
 
@@ -285,14 +216,14 @@ class _Training:
         )
         network: Any = torch.compile(self.model) if recipe.compiled else self.model
         self.network, self.optimizer = fabric.setup(network, adam)
-        self.adam, self.course, self.rows = adam, _Course(), faces.rows("train")
+        self.adam, self.course, self.rows = adam, Course(), faces.rows("train")
         self.weight: Tensor | None = None  # [N, L] of the whole dataset's labels in the loss
         if recipe.mitigation == "reweighing":
             weights = reweighing(faces.labels[self.rows], faces.group[self.rows], len(faces.group_names))
             self.weight = weights[faces.group.unsqueeze(1), torch.arange(len(faces.label_names)), faces.labels.long()]
         self.checkpoint = folder / "checkpoint.safetensors"
         if self.checkpoint.exists():
-            self.course = _load_checkpoint(self.checkpoint, self.model, adam)
+            self.course = load_checkpoint(self.checkpoint, self.model, adam)
         self.size = len(self._batches(1))  # steps of an epoch
         self.since = 0.0
         self.began: tuple[float, int] | None = None  # when this session's first steps were done, and how many
@@ -313,7 +244,7 @@ class _Training:
         total = self.recipe.epochs * len(self.rows)
         done = len(self.course.rows) * len(self.rows) + self.course.steps * self.recipe.batch_size
         with (
-            _Requests() as stop,
+            Requests() as stop,
             torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False),
             tqdm(
                 total=total, initial=done, unit="image", smoothing=0.05, mininterval=1 if sys.stderr.isatty() else 10,
@@ -329,7 +260,7 @@ class _Training:
         history = pd.DataFrame(self.course.rows)
         history["best"] = history.index == len(history) - 1 - history.val_map[::-1].argmax()  # a tie goes to the later epoch
         us = [
-            tables.group_rows("base", {"valid": counts}, self.faces).drop(columns=["method", "split"]).assign(epoch=epoch)
+            tables.group_rows("base", {"valid": counts}, self.faces.label_names, self.faces.group_names).assign(epoch=epoch)
             for epoch, counts in enumerate(self.course.counts, start=1)
         ]
         columns = ["epoch", "label", "group", "n", "positives", "predicted_positives", "us"]
@@ -343,7 +274,7 @@ class _Training:
         few = min(self.recipe.batch_size, 2 * self.fabric.world_size)
         return batches[:-1] if len(batches[-1]) < few and len(batches) > 1 else batches
 
-    def _epoch(self, bar: tqdm, stop: _Requests) -> None:
+    def _epoch(self, bar: tqdm, stop: Requests) -> None:
         """What is left of a pass over the training split."""
         fabric, course, recipe = self.fabric, self.course, self.recipe
         epoch, rank, world = len(course.rows) + 1, fabric.global_rank, fabric.world_size
@@ -380,7 +311,7 @@ class _Training:
                     self._look(batches, losses, bar, stop)
                     losses.clear()
 
-    def _look(self, batches: list[Tensor], losses: list[Tensor], bar: tqdm, stop: _Requests) -> None:
+    def _look(self, batches: list[Tensor], losses: list[Tensor], bar: tqdm, stop: Requests) -> None:
         """Read the losses of the last steps, show them, and see whether to stop: all processes see the same."""
         course, epoch = self.course, len(self.course.rows) + 1
         asked = torch.tensor([float(stop.asked)], device=self.fabric.device)
@@ -468,7 +399,7 @@ class _Training:
             "validating": time.perf_counter() - start,
             "saving": 0.0,
         }
-        self.course = _Course([*course.rows, row], [*course.counts, counts])
+        self.course = Course([*course.rows, row], [*course.counts, counts])
         if self.log:
             for name in ("val_loss", "val_map", "val_accuracy", "val_uei", "images_per_second"):
                 self.log.add_scalar(name.replace("val_", "validation "), row[name], self.done)
@@ -493,90 +424,6 @@ class _Training:
             tensors["counts"] = torch.stack(course.counts)
         plain = {name: value for name, value in vars(course).items() if name != "counts"}
         save_tensors(self.checkpoint, tensors, course=json.dumps(plain), recipe=self.key)
-
-
-@torch.no_grad()
-def _load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> _Course:
-    """Put the checkpoint's weights and Adam's moments in place; returns how far it had come."""
-    tensors = load_tensors(path)
-    model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
-    parameters = list(model.parameters())
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("adam."):
-            _, index, key = name.split(".", 2)
-            parameter = parameters[int(index)]
-            if tensor.shape == parameter.shape:
-                # fused Adam walks through memory: a moment must lie there as its weight does
-                tensor = torch.empty_like(parameter).copy_(tensor)
-            state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    counts = list(tensors["counts"].clone()) if "counts" in tensors else []
-    return _Course(counts=counts, **json.loads(load_notes(path)["course"]))
-
-
-class _Requests:
-    """Notes Ctrl-C, and the signal that ends programs, so that a step is finished and saved before the program ends."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self.before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> _Requests:
-        if threading.current_thread() is threading.main_thread():  # Python delivers signals to no other
-            self.before = {kind: signal.signal(kind, self._note) for kind in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for kind, handler in self.before.items():
-            signal.signal(kind, handler or signal.SIG_DFL)
-
-    def _note(self, kind: int, _: FrameType | None) -> None:
-        if self.asked and kind == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.asked = True
-        print("\nfinishing this step and saving; Ctrl-C once more stops at once", file=sys.stderr)
-
-
-@contextmanager
-def _alone(folder: Path, fabric: Fabric) -> Iterator[None]:
-    """Keep other trainings out of the folder, and clear away what one that was killed left half written.
-
-    Raises:
-        ValueError: if another training is under way there.
-        OSError: if the folder cannot be written to.
-    """
-    if not fabric.is_global_zero:
-        yield
-        return
-    lock = FileLock(folder / ".training.lock", timeout=0)  # the system frees it, however the program ends
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise ValueError(f"another training is under way in {folder}: wait for it, or choose another run") from None
-    except OSError as error:
-        raise OSError(f"{folder} cannot be written to ({error.strerror or error}): choose another place for runs") from error
-    try:
-        for half in (*folder.glob(".*.part"), *folder.glob(".tmp*")):  # ours, and safetensors' own
-            half.unlink()
-        yield
-    finally:
-        Path(lock.lock_file).unlink()
-        lock.release()
-
-
-def _refuse_little_room(folder: Path, model: nn.Module) -> None:
-    """The best weights, a checkpoint of three times their size, and beside it the next one: is there room for them?
-
-    Raises:
-        OSError: with what is free and what is needed.
-    """
-    there = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    free = shutil.disk_usage(folder).free
-    if 7 * weights - there > free:
-        raise OSError(f"{folder} has {free / 1e9:.2f} GB free; the training keeps up to {7 * weights / 1e9:.2f} GB there")
 
 
 def _logger(folder: Path, step: int) -> Any:

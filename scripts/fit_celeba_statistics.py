@@ -1,12 +1,12 @@
-"""Fit `fairnb/data/celeba_statistics.csv`, the numbers that the drawn faces' labels follow, to CelebA's annotations.
+"""Fit `fairnb/data/drawn/celeba_statistics.csv`, the numbers that the drawn faces' labels follow, to CelebA's annotations.
 
-    .venv/bin/python scripts/fit_celeba_statistics.py <list_attr_celeba.txt> fairnb/data/celeba_statistics.csv
+    .venv/bin/python scripts/fit_celeba_statistics.py <list_attr_celeba.txt> fairnb/data/drawn/celeba_statistics.csv
 
 Per group of `Male`, the share of each attribute is counted. The clarity of each attribute, how much of the annotators'
 judgement a picture can show, is set so that the best possible classifier is as accurate as a network is on CelebA
 (`PUBLISHED`). Then the correlations of what the pictures show are fitted, so that the labels' pairwise phi coefficients are
 CelebA's.
-`fairnb.data.people` says what model these are the parameters of.
+`fairnb.data.drawn.people` says what model these are the parameters of.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from fairnb.data.celeba import read_attributes
-from fairnb.data.people import Statistics
+from fairnb.data.drawn.people import Statistics
 
 # Accuracy of MCNN-AUX on CelebA's test split in percent, in the file's order of attributes: Hand and Chellappa, "Attributes
 # for improved attributes: a multi-task network utilizing implicit and explicit relationships for facial attribute

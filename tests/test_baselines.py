@@ -5,14 +5,14 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from fairnb import baselines
-from fairnb.baselines import BASELINES, group_thresholds, label_thresholds, random_search, smooth_uei, soft_uei
-from fairnb.calibrated import calibrated_multi_task
 from fairnb.features import Features
+from fairnb.heads import score_heads
+from fairnb.methods import baselines
+from fairnb.methods.baselines import BASELINES, group_thresholds, label_thresholds, random_search, smooth_uei, soft_uei
+from fairnb.methods.calibrated import calibrated_multi_task
+from fairnb.methods.strategies import answers, evaluate, hold_out, pick, uei_and_error
 from fairnb.metrics import accuracy, contingency_table, underestimation_index
-from fairnb.mopso import Swarm
-from fairnb.scoring import score_heads
-from fairnb.strategies import answers, evaluate, hold_out, pick, uei_and_error
+from fairnb.swarm.mopso import Swarm
 
 
 def make(images=60, columns=3, labels=2, seed=0):

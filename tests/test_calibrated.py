@@ -4,13 +4,13 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from fairnb.ablations import ABLATIONS, Setting, ablate, against
-from fairnb.baselines import group_thresholds
-from fairnb.calibrated import calibrated_multi_task, fit_near, group_directions, recalibrate
+from fairnb.evidence.ablations import ABLATIONS, Setting, ablate, against
 from fairnb.features import Features
+from fairnb.methods.baselines import group_thresholds
+from fairnb.methods.calibrated import calibrated_multi_task, fit_near, group_directions, recalibrate
+from fairnb.methods.strategies import answers, evaluate, multi_task, pick
 from fairnb.metrics import accuracy, chance_index, contingency_table, underestimation_index
-from fairnb.mopso import Swarm
-from fairnb.strategies import answers, evaluate, multi_task, pick
+from fairnb.swarm.mopso import Swarm
 
 SWARM = Swarm(particles=30, iterations=30)
 

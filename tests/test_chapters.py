@@ -12,10 +12,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from fairnb.chapters import chapters, check_parameters, choose, defaults, read_parameters, run_chapters
+from fairnb.book.chapters import chapters, check_parameters, choose, defaults, read_parameters, run_chapters
+from fairnb.book.pages import REPOSITORY, build_book
 from fairnb.cli import app
 from fairnb.data import DRAWN
-from fairnb.pages import REPOSITORY, build_book
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = chapters(ROOT)
@@ -224,8 +224,8 @@ def test_a_page_says_at_its_top_that_its_faces_are_drawn(tmp_path, monkeypatch, 
     (run / "comparison.png").touch()
     (tmp_path / "_config.yml").touch()
     (tmp_path / "book" / "_build" / "html").mkdir(parents=True)
-    monkeypatch.setattr("fairnb.pages._summary", lambda *_: pd.DataFrame())
-    monkeypatch.setattr("fairnb.pages.subprocess.run", lambda *_, **__: SimpleNamespace(returncode=0))
+    monkeypatch.setattr("fairnb.book.pages._summary", lambda *_: pd.DataFrame())
+    monkeypatch.setattr("fairnb.book.pages.subprocess.run", lambda *_, **__: SimpleNamespace(returncode=0))
     build_book(tmp_path, run / "chapters", lambda _: None)
     shown = nbformat.read(tmp_path / "book" / "chapters" / "01_a.ipynb", as_version=4).cells[0].source
     banner = (tmp_path / "book" / "chapters" / "banner.md").read_text()

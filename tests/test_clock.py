@@ -1,5 +1,5 @@
-from fairnb.clock import SPEED, Clock
-from fairnb.messages import duration
+from fairnb.book.clock import Clock
+from fairnb.run.messages import SPEED, duration
 
 
 def test_a_duration_is_told_in_its_own_size():

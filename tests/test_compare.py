@@ -9,15 +9,16 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from fairnb.baselines import BASELINES
-from fairnb.chapters import check_settings_together
+from fairnb.book.chapters import check_settings_together
+from fairnb.book.tables import beside, between, of_methods
 from fairnb.cli import app
-from fairnb.compare import beside, between, compare, shown
-from fairnb.evidence import outcome
+from fairnb.evidence.compare import compare
+from fairnb.evidence.weigh import outcome
 from fairnb.experiment import Experiment
 from fairnb.features import load_features, load_layer, save_features
-from fairnb.mopso import Swarm
-from fairnb.strategies import answers, load_search
+from fairnb.methods.baselines import BASELINES
+from fairnb.methods.strategies import answers, load_search
+from fairnb.swarm.mopso import Swarm
 from tests import conftest
 from tests.conftest import make_celeba
 
@@ -143,7 +144,7 @@ def test_the_command_prints_the_table_and_writes_it(runs, tmp_path):
     done = CliRunner().invoke(app, ["compare", str(runs / "plain-0"), str(runs / "plain-1"), "--csv", str(tmp_path)])
     assert done.exit_code == 0, done.output
     methods = pd.read_csv(tmp_path / "methods.csv")
-    for text in (*shown(methods).method, *shown(methods).UEI):
+    for text in (*of_methods(methods).method, *of_methods(methods).UEI):
         assert text in done.output
     assert f"{methods.units[0]} of the test split drawn anew, seeds: 2." in done.output
     assert {path.name for path in tmp_path.iterdir()} == {"methods.csv", "changes.csv", "differences.csv"}
@@ -218,7 +219,7 @@ def test_baselines_of_a_run_are_kept_and_their_settings_too(celeba, runs):
 
 
 def test_the_introductions_table_is_that_of_the_fresh_photographs_and_of_the_run(runs, tmp_path, monkeypatch):
-    from fairnb.pages import _summary
+    from fairnb.book.pages import _summary
 
     evidence = compare([runs / "plain-0"], draws=400)
     photographs = tmp_path / "results" / "photographs-again"
@@ -227,7 +228,7 @@ def test_the_introductions_table_is_that_of_the_fresh_photographs_and_of_the_run
     evidence.save(runs / "plain-0")
     table = _summary(tmp_path, runs / "plain-0")
     assert len(table) == 2 * 6
-    base = shown(evidence.methods).iloc[0]
+    base = of_methods(evidence.methods).iloc[0]
     row = ["base", base.UEI, base.accuracy, f"0 of {evidence.methods.labels[0]}", "unused"]
     assert table.iloc[0].tolist() == ["photographs", *row]
     assert table.iloc[6].tolist() == ["this run", *row]

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from fairnb.data import DRAWN, decode_images, draw_faces, open_dataset, read_celeba
-from fairnb.data.people import CELEBA, draw_people, read_statistics
-from fairnb.data.portrait import ACCIDENTS, ATTRIBUTES, draw_portraits
+from fairnb.data.drawn.people import CELEBA, draw_people, read_statistics
+from fairnb.data.drawn.portrait import ACCIDENTS, ATTRIBUTES, draw_portraits
 from fairnb.metrics import contingency_table, underestimation_score
 
 TABLE = read_statistics()

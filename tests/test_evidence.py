@@ -8,14 +8,25 @@ from scipy import stats
 from scipy.stats import bootstrap
 from statsmodels.stats.multitest import multipletests
 
-from fairnb.baselines import label_thresholds
-from fairnb.evidence import Outcome, area, draw_counts, holm, interval, outcome, resampled, seed_weights, two_sided_p, weigh
+from fairnb.book.tables import with_range
+from fairnb.evidence.weigh import (
+    Outcome,
+    area,
+    draw_counts,
+    holm,
+    interval,
+    outcome,
+    resampled,
+    seed_weights,
+    two_sided_p,
+    weigh,
+)
 from fairnb.features import Features
+from fairnb.methods.baselines import label_thresholds
+from fairnb.methods.strategies import answers, dynamic_weighting, evaluate, uei_and_error
 from fairnb.metrics import contingency_table, underestimation_index
-from fairnb.mopso import Swarm
-from fairnb.repository import hypervolume
-from fairnb.strategies import answers, dynamic_weighting, evaluate, uei_and_error
-from fairnb.tables import with_range
+from fairnb.swarm.mopso import Swarm
+from fairnb.swarm.repository import hypervolume
 
 NAMES = ["Bald", "Smiling", "Young"]
 

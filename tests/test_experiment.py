@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 import torch
 
-from fairnb import plots, tables, training
+from fairnb import training
+from fairnb.book import plots, tables
 from fairnb.experiment import Experiment
-from fairnb.files import load_tensors, save_json, write_beside
-from fairnb.mopso import Swarm
-from fairnb.strategies import predict
+from fairnb.methods.strategies import predict
+from fairnb.run.files import load_tensors, save_json, write_beside
+from fairnb.swarm.mopso import Swarm
 from tests.conftest import RECIPE
 
 SWARM = Swarm(particles=12, iterations=5)
@@ -48,7 +49,7 @@ def test_a_run_leaves_its_files(done):
     assert list(groups) == ["method", "split", "label", "group", "n", "positives", "predicted_positives", "us"]
     assert len(labels) == 3 * 2 * 4
     assert len(groups) == 2 * len(labels)
-    assert labels.method.drop_duplicates().tolist() == list(tables.PAPER)
+    assert labels.method.drop_duplicates().tolist() == ["base", "dynamic weighting", "multi-task"]
     known = done.provenance()
     assert set(known["seconds"]) == {"base model", "features", "dynamic weighting", "multi-task"}
     assert known["parameters"]["particles"] == 12
@@ -77,7 +78,7 @@ def test_same_seed_same_tables_to_the_bit(celeba, done, tmp_path):
 
 def test_stages_are_loaded_not_repeated(done, celeba, monkeypatch):
     monkeypatch.setattr(training, "_Training", lambda *_: pytest.fail("computed again"))
-    monkeypatch.setattr("fairnb.feeding.Feed.batches", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr("fairnb.data.feeding.Feed.batches", lambda *_: pytest.fail("computed again"))
     before = {path: path.stat().st_mtime_ns for path in done.folder.glob("*.safetensors")}
     again = whole(celeba, done.root)
     assert {path: path.stat().st_mtime_ns for path in done.folder.glob("*.safetensors")} == before
@@ -187,7 +188,7 @@ def test_a_disk_that_takes_no_more_leaves_the_old_tensors(tmp_path):
     script = """
 import resource, sys, torch
 from pathlib import Path
-from fairnb.files import save_tensors
+from fairnb.run.files import save_tensors
 
 path = Path(sys.argv[1])
 save_tensors(path, {"a": torch.ones(10)})

@@ -11,8 +11,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from fairnb.data import draw_faces, read_celeba
-from fairnb.device import join_group, make_fabric
-from fairnb.feeding import Feed, centre_crops, cut_squares, normalise, random_places
+from fairnb.data.crops import centre_crops, cut_squares, normalise, random_places
+from fairnb.data.feeding import Feed
+from fairnb.run.device import join_group, make_fabric
 from tests.conftest import make_celeba
 
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from fairnb.mopso import Flight, Swarm, mopso, rescore
-from fairnb.repository import area_added, hypervolume, non_dominated, thin_by_area
-from fairnb.zdt import zdt
+from fairnb.swarm.mopso import Flight, Swarm, mopso, rescore
+from fairnb.swarm.repository import area_added, hypervolume, non_dominated, thin_by_area
+from fairnb.swarm.zdt import zdt
 
 FLIGHTS = ["paper", "constricted"]
 zdt1 = zdt("zdt1")[0]

@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 import torch
 
-from fairnb.baselines import label_thresholds
-from fairnb.explorer import KINDS, candidates, explorer, frame, page
+from fairnb.book.explorer import KINDS, candidates, explorer, frame, page
+from fairnb.book.pages import about, describe_figures, put_below_title
+from fairnb.book.tables import shown
 from fairnb.features import Features
+from fairnb.methods.baselines import label_thresholds
+from fairnb.methods.strategies import evaluate, multi_task
 from fairnb.metrics import accuracy, underestimation_index, underestimation_score
-from fairnb.mopso import Swarm
-from fairnb.pages import about, describe_figures, put_below_title
-from fairnb.strategies import evaluate, multi_task
-from fairnb.tables import shown
+from fairnb.swarm.mopso import Swarm
 
 
 @pytest.fixture(scope="module")

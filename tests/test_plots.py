@@ -10,7 +10,7 @@ import pytest
 import torch
 from matplotlib.collections import PathCollection
 
-from fairnb import plots
+from fairnb.book import plots
 
 
 @pytest.fixture(autouse=True)

@@ -18,11 +18,11 @@ from torch import nn
 
 from fairnb import training
 from fairnb.data import read_celeba
-from fairnb.device import join_group, make_fabric
+from fairnb.data.feeding import Feed
 from fairnb.experiment import Experiment
-from fairnb.feeding import Feed
-from fairnb.files import load_tensors
 from fairnb.model import MultiLabelNet
+from fairnb.run.device import join_group, make_fabric
+from fairnb.run.files import load_tensors
 from fairnb.training import FILES, train_base
 from tests import conftest
 

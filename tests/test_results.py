@@ -8,11 +8,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from fairnb.ablations import ABLATIONS, OF_METHODS, against
-from fairnb.book import sign
-from fairnb.evidence import AIM
-from fairnb.pages import SUMMARISED
-from fairnb.tables import METHODS, ablation, group_use, in_brief, with_range
+from fairnb.book.pages import SUMMARISED
+from fairnb.book.prose import sign
+from fairnb.book.tables import ablation, in_brief, with_range
+from fairnb.evidence.ablations import ABLATIONS, OF_METHODS, against
+from fairnb.evidence.weigh import AIM
+from fairnb.tables import METHODS, group_use
 
 RESULTS = sorted(path.parent for path in (Path(__file__).parents[1] / "results").glob("*/methods.csv"))
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fairnb import scoring
+from fairnb import heads as scoring
 from fairnb.features import Features
-from fairnb.files import load_notes
+from fairnb.heads import Scorer
+from fairnb.methods.strategies import evaluate, multi_task
 from fairnb.metrics import contingency_table
-from fairnb.mopso import Flight, Swarm
-from fairnb.scoring import Scorer
-from fairnb.strategies import evaluate, multi_task
+from fairnb.run.files import load_notes
+from fairnb.swarm.mopso import Flight, Swarm
 
 
 def make(rows=5000, columns=12, labels=3, groups=2):

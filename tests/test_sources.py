@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from fairnb.sources import sources
+from fairnb.book.sources import sources
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,15 +61,15 @@ def test_imports_are_followed(project, code, wanted):
 
 
 def test_the_portraits_matter_where_faces_are_drawn():
-    portrait = "fairnb/data/portrait.py"
+    portrait = "fairnb/data/drawn/portrait.py"
     assert all(portrait in of_chapter(number) for number in (0, 1, 2, 3, 4, 5, 6, 9))  # an experiment can draw faces
     assert all(portrait not in of_chapter(number) for number in (7, 8))
 
 
 def test_what_a_chapter_uses_matters():
-    assert {"fairnb/training.py", "fairnb/model.py", "fairnb/data/celeba_statistics.csv"} <= of_chapter(1)
-    assert "fairnb/explorer.py" in of_chapter(9) - of_chapter(4)
-    assert "fairnb/zdt.py" in of_chapter(7) - of_chapter(3)
-    assert {"fairnb/plots.py", "fairnb/metrics.py"} <= of_chapter(8)
+    assert {"fairnb/training.py", "fairnb/model.py", "fairnb/data/drawn/celeba_statistics.csv"} <= of_chapter(1)
+    assert "fairnb/book/explorer.py" in of_chapter(9) - of_chapter(4)
+    assert "fairnb/swarm/zdt.py" in of_chapter(7) - of_chapter(3)
+    assert {"fairnb/book/plots.py", "fairnb/metrics.py"} <= of_chapter(8)
     assert {number for number in range(10) if "results/photographs/methods.csv" in of_chapter(number)} == {3, 5, 6, 7}
     assert not any("fairnb/cli.py" in of_chapter(number) for number in range(10))

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from fairnb.features import Features
+from fairnb.methods.strategies import dynamic_weighting, evaluate, hold_out, multi_task, pick, predict
 from fairnb.metrics import accuracy, underestimation_index
-from fairnb.mopso import Swarm
-from fairnb.strategies import dynamic_weighting, evaluate, hold_out, multi_task, pick, predict
+from fairnb.swarm.mopso import Swarm
 
 SWARM = Swarm(particles=30, iterations=30)
 
@@ -181,7 +181,7 @@ def test_what_is_reported_is_exact(biased, find, settings):
 
 
 def test_white_features_are_uncorrelated_and_heads_come_back(biased):
-    from fairnb.strategies import _Whitened
+    from fairnb.methods.strategies import _Whitened
 
     valid, heads = biased
     white = _Whitened(valid.x)

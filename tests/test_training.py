@@ -11,11 +11,12 @@ from sklearn.metrics import average_precision_score
 
 from fairnb import training
 from fairnb.data import read_celeba
-from fairnb.device import make_fabric
-from fairnb.features import Features, apply, extract_features, load_features, load_layer, save_features
-from fairnb.feeding import Feed
-from fairnb.files import load_tensors, save_tensors
-from fairnb.training import FILES, reweighing, train_base, weighted_mean_average_precision
+from fairnb.data.feeding import Feed, apply
+from fairnb.features import Features, extract_features, load_features, load_layer, save_features
+from fairnb.run.device import make_fabric
+from fairnb.run.files import load_tensors, save_tensors
+from fairnb.training import FILES, train_base
+from fairnb.weighting import reweighing, weighted_mean_average_precision
 from tests import conftest
 
 RECIPE = dataclasses.replace(conftest.LEARNS, epochs=3, schedule="one-cycle")

@@ -1,11 +1,8 @@
-"""Data: one dataset object, however the images are laid out.
+"""Data: one dataset object, however the images are laid out, and its images on their way to the device.
 
-faces = open_dataset("drawn")                                     # drawn on the spot
-faces = open_dataset("celeba", "~/data/celeba", sensitive="Male")
-faces.labels            # bool [N, L]
-faces.group             # int64 [N], 0..G-1
-faces.images[17]        # uint8 [3, H, W], read or drawn now
-decode_images(faces.images, size=64, folder="runs/cache")  # uint8 [N, H, W, 3], memory-mapped
+>>> faces = open_dataset("drawn", drawn=[4, 2, 2])  # drawn on the spot; "celeba" reads a folder
+>>> faces.labels.shape, faces.group_names, tuple(faces.images[7].shape)  # bool [N, L]; an image is read when asked for
+(torch.Size([8, 39]), ('female', 'male'), (3, 64, 64))
 """
 
 from __future__ import annotations
@@ -15,9 +12,9 @@ from pathlib import Path
 
 from fairnb.data.celeba import download_celeba, read_celeba
 from fairnb.data.decoded import decode_images
-from fairnb.data.drawn import draw_faces, draw_pairs
+from fairnb.data.drawn.faces import draw_faces, draw_pairs
 from fairnb.data.faces import SPLITS, Faces
-from fairnb.messages import unknown
+from fairnb.run.messages import unknown
 
 __all__ = [
     "DATASETS",

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fairnb.data.faces import SPLITS, Faces, choose_labels
 from fairnb.data.images import ImageFolder, Images, ImageZip
-from fairnb.messages import some
+from fairnb.run.messages import some
 
 # Where the files lie below the folder given: beside each other (Kaggle, torchvision's own folder `celeba`),
 # or in the folders of the official drive.

@@ -17,8 +17,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fairnb.data.images import Images
-from fairnb.files import content_key, save_json, write_beside
-from fairnb.messages import some
+from fairnb.run.files import save_json, write_beside
+from fairnb.run.keys import content_key
+from fairnb.run.messages import some
 
 
 def stored_shape(images: Images, size: int) -> tuple[int, int]:

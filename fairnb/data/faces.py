@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fairnb.data.images import Images
-from fairnb.messages import unknown
+from fairnb.run.messages import unknown
 
 SPLITS = ("train", "valid", "test")
 

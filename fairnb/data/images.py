@@ -20,7 +20,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from fairnb.messages import some
+from fairnb.run.messages import some
 
 
 class Images(Protocol):

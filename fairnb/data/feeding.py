@@ -12,8 +12,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,16 +24,18 @@ import psutil
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
+from tqdm import tqdm
 
+from fairnb.data.crops import centre_crops, normalise
 from fairnb.data.decoded import check_images, decode_images, decoded_bytes, is_decoded, read_images, stored_shape
 from fairnb.data.images import Images
-from fairnb.messages import unknown
+from fairnb.run.messages import unknown
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 FORMS = ("auto", "cached", "files")
-IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+BATCH = 128  # images that the backbone looks at together
 PREFETCH = 2  # batches that each worker has ready
 
 
@@ -160,6 +163,44 @@ class Feed:
             )
 
 
+@torch.no_grad()
+def apply(function: Callable[[Tensor], Tensor], rows: Tensor, feed: Feed, *, title: str, autocast: bool = False) -> Tensor:
+    """Run a network, or a method of one, over the centre crops of these images.
+
+    The processes of a group take a batch each in turn, the same batches that one process would, and all receive the whole.
+
+    Args:
+        function: images float32 [B, 3, S, S] to [B, …].
+        rows: int64 [N], row numbers.
+        feed: the images.
+        title: what is being done, for the progress bar.
+        autocast: compute in the training's precision; else in float32.
+
+    Returns:
+        float32 [N, …] on the CPU, in the order of `rows`.
+    """
+    fabric = feed.fabric
+    batches = rows.split(BATCH)
+    mine = batches[fabric.global_rank :: fabric.world_size]
+    images = tqdm(feed.batches(mine), title, len(mine), unit="batch", leave=False, disable=not fabric.is_global_zero)
+    found: dict[int, Tensor] = {}
+    # TF32 would round the float32 that the features promise
+    exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+    with fabric.autocast() if autocast else nullcontext(), exact:
+        for place, batch in enumerate(images):
+            inputs = normalise(centre_crops(batch, feed.crop))
+            found[fabric.global_rank + place * fabric.world_size] = function(inputs).float()
+    if fabric.world_size == 1:
+        return torch.cat(list(found.values())).cpu()
+    # the shape, also for a process that had no batch
+    shape = function(torch.zeros(1, 3, feed.crop, feed.crop, device=fabric.device)).shape[1:]
+    whole = torch.zeros(len(rows), *shape, device=fabric.device)
+    for place, values in found.items():
+        whole[place * BATCH : place * BATCH + len(values)] = values
+    torch.distributed.all_reduce(whole)  # a sum: each row is one process's, and the others add 0
+    return whole.cpu()
+
+
 def check_feed(form: str, workers: int) -> None:
     """Refuse what no `Feed` takes.
 
@@ -170,49 +211,6 @@ def check_feed(form: str, workers: int) -> None:
         raise ValueError(unknown("feed", form, FORMS))
     if workers < -1:
         raise ValueError(f"workers={workers} must be -1 (chosen for this machine), 0 or more")
-
-
-def random_places(images: int, shape: tuple[int, int], size: int, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Where to cut a square of `size` pixels out of each image of `shape`, and whether to flip it: each [B, 1]."""
-    top = torch.randint(shape[0] - size + 1, (images, 1), generator=draw)
-    left = torch.randint(shape[1] - size + 1, (images, 1), generator=draw)
-    return top, left, torch.rand(images, 1, generator=draw) < 0.5
-
-
-def cut_squares(images: Tensor, size: int, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
-    """A square of each image, at a place of its own: [B, 3, size, size]. torchvision's cuts a whole batch at one place.
-
-    Args:
-        images: [B, 3, H, W], channels last in memory.
-        size: pixels.
-        top: int64 [B, 1], the first row.
-        left: int64 [B, 1], the first column.
-        flip: bool [B, 1], whether right and left change places.
-    """
-    b, _, height, width = images.shape
-    device = images.device
-    top, left, flip = top.to(device), left.to(device), flip.to(device)  # a few bytes; the places of pixels are megabytes
-    across = torch.arange(size, device=device)
-    y = top + across  # [B, size]
-    x = left + torch.where(flip, size - 1 - across, across)  # [B, size]
-    row = torch.arange(b, device=device)[:, None, None] * height + y[:, :, None]  # of all images' rows
-    pixel = row * width + x[:, None, :]  # [B, size, size]
-    cut = images.permute(0, 2, 3, 1).reshape(-1, 3).index_select(0, pixel.flatten())
-    return cut.view(b, size, size, 3).permute(0, 3, 1, 2)
-
-
-def centre_crops(images: Tensor, size: int) -> Tensor:
-    """The middle of each image: [B, 3, size, size]."""
-    from torchvision.transforms.v2.functional import center_crop
-
-    return center_crop(images, [size, size])
-
-
-def normalise(images: Tensor) -> Tensor:
-    """uint8 0..255 to float32 with ImageNet's mean and spread."""
-    from torchvision.transforms.v2 import functional as F
-
-    return F.normalize(F.to_dtype(images, torch.float32, scale=True), IMAGENET_MEAN, IMAGENET_STD, inplace=True)
 
 
 def _cores() -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fairnb.messages import unknown
+from fairnb.run.messages import unknown
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric  # slow to import, and needed only where images are

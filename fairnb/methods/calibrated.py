@@ -17,11 +17,8 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
 from fairnb.features import Features
-from fairnb.files import seeded
-from fairnb.metrics import chance_index
-from fairnb.mopso import Fronts, Swarm, mopso
-from fairnb.scoring import Scorer
-from fairnb.strategies import (
+from fairnb.heads import Scorer
+from fairnb.methods.strategies import (
     Search,
     check_settings,
     check_width,
@@ -31,6 +28,9 @@ from fairnb.strategies import (
     searched_labels,
     uei_and_error,
 )
+from fairnb.metrics import chance_index
+from fairnb.run.keys import seeded
+from fairnb.swarm.mopso import Fronts, Swarm, mopso
 
 REACHES = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0)  # how far logits may move, from which cross-validation chooses
 FOLDS = 5  # of images: folds of people hold the heads nearer, and left a higher UEI on validation
@@ -67,7 +67,7 @@ def calibrated_multi_task(
             (`fairnb.metrics.chance_index`) count as equal, and the most accurate of them is picked.
         recalibrated: whether heads are fitted anew first; otherwise the search begins at the base model's.
         spread: how far the first particles lie from the recalibrated head, in standard deviations of its logits.
-        saved: a file for a search that is stopped, see `fairnb.mopso.mopso`.
+        saved: a file for a search that is stopped, see `fairnb.swarm.mopso.mopso`.
 
     Raises:
         ValueError: if no label is searched, the heads do not fit the features, or a setting is out of its range.

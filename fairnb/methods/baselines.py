@@ -17,12 +17,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 from torch.nn.utils.rnn import pad_sequence
 
 from fairnb.features import Features
-from fairnb.files import seeded
-from fairnb.metrics import cells
-from fairnb.mopso import Fronts
-from fairnb.repository import hypervolume, non_dominated
-from fairnb.scoring import Scorer, score_heads
-from fairnb.strategies import (
+from fairnb.heads import Scorer, score_heads
+from fairnb.methods.strategies import (
     Search,
     check_settings,
     check_width,
@@ -32,6 +28,10 @@ from fairnb.strategies import (
     searched_labels,
     uei_and_error,
 )
+from fairnb.metrics import cells
+from fairnb.run.keys import seeded
+from fairnb.swarm.mopso import Fronts
+from fairnb.swarm.repository import hypervolume, non_dominated
 
 SNAPSHOT = 10  # steps of a gradient between two heads that are candidates
 AT_ONCE = 100  # heads of a label that chance draws and scores together

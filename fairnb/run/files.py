@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,6 @@ from safetensors import SafetensorError, safe_open
 
 if TYPE_CHECKING:
     import pandas as pd
-    import torch  # slow to import, and keys and JSON do not need it
     from torch import Tensor
 
 
@@ -109,26 +107,3 @@ def _whole(path: Path) -> Iterator[None]:
         yield
     except SafetensorError as error:
         raise ValueError(f"{path} cannot be read as safetensors ({error}): delete it to make it anew") from None
-
-
-def content_key(content: Any) -> str:
-    """Twelve hex digits that name a JSON value: the key of a cached result."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def digest_files(root: Path, paths: Iterable[Path]) -> dict[str, str]:
-    """What names the content of files in a key: their places below `root`, and a hash of each."""
-    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}
-
-
-def digest(values: Tensor) -> str:
-    """What names a tensor's values in a key."""
-    return hashlib.sha256(values.cpu().contiguous().numpy().tobytes()).hexdigest()
-
-
-def seeded(*parts: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator of its own for one purpose: the seed and the names of what it is for, hashed together."""
-    import torch
-
-    digest = hashlib.sha256(" ".join(map(str, parts)).encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))

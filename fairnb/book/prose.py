@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 from myst_nb import glue as _glue
 
+from fairnb.book.tables import with_range
 from fairnb.metrics import MEASURES
-from fairnb.tables import with_range
 
 NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 # The parameters by which two recipes of a base model differ.

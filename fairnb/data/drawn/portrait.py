@@ -174,7 +174,7 @@ def draw_portraits(intensity: Tensor, accidents: Tensor, grain: Tensor) -> Tenso
     """Paint a batch of portraits.
 
     Args:
-        intensity: float32 [B, 40], how much of each of `ATTRIBUTES`, 0 where a viewer would waver; see `fairnb.data.people`.
+        intensity: float32 [B, 40], how much of each of `ATTRIBUTES`, 0 where a viewer would waver; see `draw_people`.
         accidents: float32 [B, ACCIDENTS], uniform in 0..1: pose, light, colours, proportions.
         grain: float32 [B, H, W], uniform in 0..1: the camera's noise; its shape is the portraits'.
 

@@ -6,9 +6,8 @@ import re
 import sys
 from collections.abc import Callable
 
-from fairnb.messages import duration
+from fairnb.run.messages import duration
 
-SPEED = "{left:,} images to train on, {speed:,.0f} a second: about {seconds:.0f} s of training"
 _SPEED = re.compile(r"([\d,]+) images to train on, ([\d,]+) a second: about (\d+) s of training")
 
 

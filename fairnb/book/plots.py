@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import cycle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -22,7 +22,7 @@ from torch import Tensor
 from fairnb.tables import METHODS, group_use
 
 if TYPE_CHECKING:
-    from fairnb.strategies import Search
+    from fairnb.methods.strategies import Search
 
 # Seaborn's "colorblind".
 CODES = ("0173b2", "de8f05", "029e73", "d55e00", "cc78bc", "ca9161", "fbafe4", "949494", "ece133", "56b4e9")
@@ -42,9 +42,9 @@ GROUP_LOOKS = {
 def set_style() -> None:
     """Seaborn's look for every figure that follows: white grid, type that is legible in print."""
     plt.style.use("seaborn-v0_8-whitegrid")
-    size = {"font.size": 10.8, "axes.titlesize": "medium"} | {f"{part}.labelsize": 9.9 for part in ("xtick", "ytick")}
-    look = {"figure.dpi": 110, "savefig.bbox": "tight", "axes.prop_cycle": plt.cycler(color=PALETTE)}
-    plt.rcParams |= size | look | {"legend.fontsize": 9.9, "legend.frameon": True, "patch.force_edgecolor": True}
+    look: Any = {"figure.dpi": 110, "savefig.bbox": "tight", "axes.prop_cycle": plt.cycler(color=PALETTE)}
+    look |= {"font.size": 10.8, "axes.titlesize": "medium"} | dict.fromkeys(["xtick.labelsize", "ytick.labelsize"], 9.9)
+    plt.rcParams |= look | {"legend.fontsize": 9.9, "legend.frameon": True, "patch.force_edgecolor": True}
 
 
 def portraits(images: Sequence[Tensor], titles: Sequence[str], columns: int = 8) -> Figure:

@@ -6,7 +6,7 @@
     HTML(frame(table, tolerance=0.05))  # in a notebook
 
 Altair describes the figure and Vega draws it in the reader's browser, without a kernel. What is picked there follows the
-rule of `fairnb.strategies.pick`.
+rule of `fairnb.methods.strategies.pick`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from fairnb.book.plots import GROUP_COLOURS, METHOD_COLOURS
 from fairnb.data import Faces
 from fairnb.features import Features
+from fairnb.heads import Scorer
+from fairnb.methods.strategies import Search
 from fairnb.metrics import accuracy, underestimation_index, underestimation_score
-from fairnb.plots import GROUP_COLOURS, METHOD_COLOURS
-from fairnb.scoring import Scorer
-from fairnb.strategies import Search
 
 HIGHEST = 0.1  # of the tolerances that can be set
 WIDTH = 220  # pixels of a panel: with its axis it fits a phone

@@ -31,20 +31,18 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fairnb.features import Features
-from fairnb.files import save_table, seeded
-from fairnb.messages import some, unknown
+from fairnb.heads import Scorer, score_heads
+from fairnb.methods.strategies import Search, answers, evaluate, uei_and_error
 from fairnb.metrics import (
     MEASURES,
-    accuracy,
     cells,
     contingency_table,
-    false_positive_rate,
-    true_positive_rate,
     underestimation_index,
 )
-from fairnb.repository import hypervolume
-from fairnb.scoring import Scorer, score_heads
-from fairnb.strategies import Search, answers, evaluate, uei_and_error
+from fairnb.run.files import save_table
+from fairnb.run.keys import seeded
+from fairnb.run.messages import some, unknown
+from fairnb.swarm.repository import hypervolume
 
 LEVEL = 0.95  # of the intervals
 DRAWS = 20_000  # Student's t with few degrees of freedom has far tails, and Holm's correction looks there
@@ -153,7 +151,8 @@ def weigh(
     _check(by_place, methods, seeds, reference, truth, names, draws)
     order = [[by_place[method, seed] for seed in seeds] for method in methods]  # [M][K]
     drawn = _draw(order, truth, draws, seeded(seed, "bootstrap"))
-    of_labels = drawn.map(lambda measured: measured[..., 0, :])  # UEI, [..., M, L]
+    uei = list(MEASURES).index("uei")
+    of_labels = drawn.map(lambda measured: measured[..., uei, :])  # [..., M, L]
     means = drawn.map(lambda measured: measured.nanmean(-1))  # over labels, [..., M, 4]
     home = methods.index(reference)
     mean = of_labels.each.mean(0)  # [M, L]
@@ -391,13 +390,13 @@ def _draw(order: list[list[Outcome]], truth: Features, draws: int, generator: to
 
 
 def _few(truth: Features) -> Tensor:
-    """Which of `MEASURES` and labels are rates of fewer than `FEW` people of a group: bool [4, L]."""
+    """Which of `MEASURES` and labels are rates of fewer than `FEW` people of a group: bool [M, L], M measures."""
     cell = cells(truth.labels.T, one_hot(truth.group, truth.groups))  # [L, N, G·2]
     people, who = truth.people
     counts = (torch.zeros(len(cell), people, cell.shape[-1]).index_add(1, who, cell) > 0).sum(1)
     few = (counts.unflatten(-1, (-1, 2)) < FEW).any(1)  # [L, 2]: negatives, positives
-    never = torch.zeros_like(few[:, 0])
-    return torch.stack([never, never, few[:, 1], few[:, 0]])
+    everybody = torch.zeros_like(few[:, 0])
+    return torch.stack([everybody if one.people is None else few[:, one.people] for one in MEASURES.values()])
 
 
 def _tables(predicted: Tensor, truth: Features) -> Tensor:
@@ -405,14 +404,12 @@ def _tables(predicted: Tensor, truth: Features) -> Tensor:
 
 
 def _measures(tables: Tensor) -> Tensor:
-    """`MEASURES` of tables [..., L, G, 2, 2]: float64 [..., 4, L]; a gap is NaN where a group has no such people."""
-    rates = true_positive_rate(tables), false_positive_rate(tables)
-    gaps = [rate.amax(-1) - rate.amin(-1) for rate in rates]
-    return torch.stack([underestimation_index(tables), accuracy(tables), *gaps], dim=-2)
+    """`MEASURES` of tables [..., L, G, 2, 2]: float64 [..., M, L]; a gap is NaN where a group has no such people."""
+    return torch.stack([measure.of(tables) for measure in MEASURES.values()], dim=-2)
 
 
 def _with_interval(mean: Tensor, draws: Tensor) -> dict[str, float]:
-    """Each of `MEASURES` and its interval, of means [4] and draws [B, 4]."""
+    """Each of `MEASURES` and its interval, of means [M] and draws [B, M]."""
     low, high = interval(draws)
     return {
         f"{name}{end}": float(value[i])
@@ -431,15 +428,24 @@ def _method_row(
         for one in row
         for j in range(len(one.test))
     ]
-    valid = torch.stack([_measures(one.valid)[:2] for one in row]).mean((0, 2))
-    held = {name: min(max(value, 0.0), 1.0) for name, value in measured.items()}
+    bounds = {name: measure.bounds for name, measure in MEASURES.items()}
+    held = {
+        column: min(max(value, bounds[name][0]), bounds[name][1])
+        for column, value in measured.items()
+        for name in [column.removesuffix("_low").removesuffix("_high")]
+    }
+    valid = {
+        f"{name}_valid": fmean(float(measure.of(one.valid).mean()) for one in row)
+        for name, measure in MEASURES.items()
+        if measure.per_label
+    }
     areas = torch.tensor([one.area for one in row], dtype=torch.float64).mean(0).tolist()
     units = f"{truth.people[0]:,} {'images' if truth.person is None else 'people'}"
     return {
         "method": row[0].method, "seeds": len(row), "units": units, **held,
         **changed, "labels": len(row[0].test), "needs_group": row[0].needs_group,
         "evaluations": round(fmean(one.evaluations for one in row)), "seconds": fmean(one.seconds for one in row),
-        "uei_pick": fmean(one.promised for one in row), "uei_valid": float(valid[0]), "accuracy_valid": float(valid[1]),
+        "uei_pick": fmean(one.promised for one in row), **valid,
         "average_precision": fmean(precision), "area_valid": areas[0], "area_test": areas[1],
     }  # fmt: skip
 

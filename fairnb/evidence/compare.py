@@ -19,13 +19,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fairnb.evidence import DRAWS, Evidence, Outcome, outcome, weigh
+from fairnb.evidence.weigh import DRAWS, Evidence, Outcome, outcome, weigh
 from fairnb.features import Features, load_features, load_layer
-from fairnb.files import digest, load_json
-from fairnb.messages import some
-from fairnb.mopso import Swarm
-from fairnb.strategies import load_search
-from fairnb.tables import METHODS, file_name, group_use, with_range
+from fairnb.methods.strategies import load_search
+from fairnb.run.files import load_json
+from fairnb.run.keys import digest
+from fairnb.run.messages import some
+from fairnb.swarm.mopso import Swarm
+from fairnb.tables import METHODS, file_name
 from fairnb.training import Recipe
 
 ASIDE = ("seed", "mitigation")  # parameters that name no variant of a method: repeated, or named otherwise
@@ -104,44 +105,6 @@ def compare(folders: Sequence[Path], *, draws: int = DRAWS, say: Callable[[str],
     truth = replace(test, labels=test.labels[:, analysed])
     names = [name for name, kept in zip(first.labels, analysed.tolist(), strict=True) if kept]
     return weigh([one for one in outcomes if one.seed in common], truth, names, reference=methods[0], draws=draws)
-
-
-def shown(methods: pd.DataFrame) -> pd.DataFrame:
-    """The table of methods as people read it: each mean with its interval in one column, and `fairnb.tables.GROUP`."""
-    table = methods[["method", "seeds"]].copy()
-    table["UEI"], table["accuracy"] = with_range(methods, "uei"), with_range(methods, "accuracy")
-    table["worsened"] = methods.worsened.map(str) + " of " + methods.labels.map(str)
-    table["group"] = methods.method.map(group_use)
-    return table
-
-
-def beside(methods: pd.DataFrame) -> pd.DataFrame:
-    """What the same methods show beside UEI and accuracy, and what they cost."""
-    table = methods[["method"]].copy()
-    columns = {
-        "uei_pick": "UEI where picked", "average_precision": "average precision", "area_test": "area",
-    }  # fmt: skip
-    table["gap of TPR"], table["gap of FPR"] = with_range(methods, "tpr_gap"), with_range(methods, "fpr_gap")
-    for column, title in columns.items():
-        table[title] = methods[column].map("{:.3f}".format).where(methods[column].notna(), "–")
-    table["evaluations"] = methods.evaluations.map("{:,}".format).where(methods.evaluations > 0, "–")
-    table["seconds"] = methods.seconds.map("{:,.1f}".format, na_action="ignore").fillna("–")
-    return table
-
-
-def between(differences: pd.DataFrame, places: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """What methods differ by, as people read it.
-
-    Args:
-        differences: of `fairnb.evidence.Evidence`.
-        places: a method and what it is compared with, in this order.
-    """
-    rows = differences.set_index(["method", "against"]).loc[list(places)].reset_index()
-    table = pd.DataFrame({"method": rows.method, "less": rows.against})
-    titles = {"uei": "UEI", "accuracy": "accuracy", "tpr_gap": "gap of TPR", "fpr_gap": "gap of FPR"}
-    for column, title in titles.items():
-        table[title] = with_range(rows, column, signed=True)
-    return table
 
 
 def _read(folder: Path) -> Run:

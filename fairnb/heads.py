@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from fairnb.features import Features
-from fairnb.messages import unknown
 from fairnb.metrics import cells
+from fairnb.run.messages import unknown
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -28,9 +28,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fairnb.files import content_key, digest, load_notes, load_tensors, save_tensors
-from fairnb.messages import unknown
-from fairnb.repository import (
+from fairnb.run.files import load_notes, load_tensors, save_tensors
+from fairnb.run.keys import content_key, digest
+from fairnb.run.messages import unknown
+from fairnb.swarm.repository import (
     Repository,
     area_added,
     dominates,

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+# What a training says once of itself; `fairnb.book.clock` reads it there.
+SPEED = "{left:,} images to train on, {speed:,.0f} a second: about {seconds:.0f} s of training"
+
 
 def unknown(kind: str, name: object, options: Iterable[str]) -> str:
     """One line for a name that is not among `options`: the nearest of them, or all of them where they are few."""

@@ -23,8 +23,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fairnb.files import write_beside
-from fairnb.messages import some
+from fairnb.run.files import write_beside
+from fairnb.run.messages import some
 
 CELEBA = Path(__file__).with_name("celeba_statistics.csv")
 GROUPS = ("without Male", "with Male")

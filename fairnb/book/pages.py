@@ -19,10 +19,10 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.transforms import SphinxTransform
 
-from fairnb.chapters import ChapterError, chapters
-from fairnb.compare import shown
-from fairnb.files import content_key, digest_files, load_json, save_table
-from fairnb.tables import are_numbers
+from fairnb.book.chapters import ChapterError, chapters
+from fairnb.book.tables import are_numbers, of_methods
+from fairnb.run.files import load_json, save_table
+from fairnb.run.keys import content_key, digest_files
 
 REPOSITORY = "fairnb/fairnb"  # at GitHub; its notebooks run at Binder and Colab
 SECONDS = 30.0  # that rendering takes, where the chapters' own seconds were measured: two AVX2 cores
@@ -136,7 +136,7 @@ def _shows_data(page: nbformat.NotebookNode) -> bool:
 def _summary(root: Path, run: Path) -> pd.DataFrame:
     """The introduction's table: what the main methods reach, on photographs that none was developed on, and in this run."""
     sources = {"photographs": root / "results" / "photographs-again", "this run": run}
-    every = [shown(pd.read_csv(folder / "methods.csv")).assign(data=data) for data, folder in sources.items()]
+    every = [of_methods(pd.read_csv(folder / "methods.csv")).assign(data=data) for data, folder in sources.items()]
     for one in every:  # a run with another training names its methods after it
         one["method"] = ["base", *one.method.iloc[1:].str.replace(" after .*", "", regex=True)]
     table = pd.concat([one.set_index("method").loc[list(SUMMARISED)].reset_index() for one in every])

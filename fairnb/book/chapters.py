@@ -17,10 +17,10 @@ import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from fairnb.clock import Clock
-from fairnb.files import content_key, digest_files
-from fairnb.messages import check_run_name, duration, unknown
-from fairnb.sources import sources
+from fairnb.book.clock import Clock
+from fairnb.book.sources import sources
+from fairnb.run.keys import content_key, digest_files
+from fairnb.run.messages import check_run_name, duration, unknown
 
 Parameters = dict[str, Any]
 PACKAGES = ("torch", "torchvision", "lightning-fabric", "numpy", "pandas", "scikit-learn", "matplotlib", "seaborn", "altair")
@@ -216,13 +216,13 @@ def check_settings_together(values: Parameters) -> None:
     Raises:
         ValueError: with the value and what it must be.
     """
-    from fairnb.ablations import check_names
     from fairnb.data import check_source, draw_pairs, open_dataset  # these import torch, which takes seconds
-    from fairnb.data.people import draw_people, read_statistics
-    from fairnb.device import check_group, resolve
-    from fairnb.feeding import check_feed
-    from fairnb.mopso import Swarm
-    from fairnb.strategies import check_search, check_settings
+    from fairnb.data.drawn.people import draw_people, read_statistics
+    from fairnb.data.feeding import check_feed
+    from fairnb.evidence.ablations import check_names
+    from fairnb.methods.strategies import check_search, check_settings
+    from fairnb.run.device import check_group, resolve
+    from fairnb.swarm.mopso import Swarm
     from fairnb.training import Recipe
 
     for kind in (Recipe, Swarm):

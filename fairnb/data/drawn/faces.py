@@ -4,7 +4,7 @@
     faces.images[17]        # uint8 [3, 64, 64], face 17 drawn alone
     draw_faces([10, 10, 10], height=218, width=178, sensitive="Young")
 
-`fairnb.data.people` says who is drawn, `fairnb.data.portrait` how.
+`fairnb.data.drawn.people` says who is drawn, `fairnb.data.drawn.portrait` how.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fairnb.data.drawn.people import CELEBA, Statistics, check_seed, draw_people, read_statistics
+from fairnb.data.drawn.portrait import ACCIDENTS, ATTRIBUTES, SMALLEST, draw_portraits
 from fairnb.data.faces import SPLITS, Faces, choose_labels
-from fairnb.data.people import CELEBA, Statistics, check_seed, draw_people, read_statistics
-from fairnb.data.portrait import ACCIDENTS, ATTRIBUTES, SMALLEST, draw_portraits
-from fairnb.files import seeded
-from fairnb.messages import some
+from fairnb.run.keys import seeded
+from fairnb.run.messages import some
 
 SHOWN_ON_MEN = (
     "5_o_Clock_Shadow", "Bald", "Bushy_Eyebrows", "Chubby", "Double_Chin", "Goatee", "Gray_Hair", "Mustache", "No_Beard",
@@ -119,7 +119,7 @@ def draw_faces(
         targets: attributes to predict; empty for all but the sensitive one.
         height: of a portrait in pixels, at least 32. `decode_images` draws them anew at its working size.
         width: likewise.
-        statistics: table that the labels follow, see `fairnb.data.people`; by default that of CelebA.
+        statistics: table that the labels follow, see `fairnb.data.drawn.people`; by default that of CelebA.
 
     Raises:
         ValueError: for a split without images, a size below 32, a negative seed, an unknown attribute, a target that is the

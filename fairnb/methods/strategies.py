@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 
 from fairnb.features import Features
-from fairnb.files import content_key, digest, load_tensors, save_tensors, seeded
-from fairnb.messages import unknown
+from fairnb.heads import DTYPES, Scorer
 from fairnb.metrics import accuracy, contingency_table, underestimation_index
-from fairnb.mopso import Fronts, Swarm, mopso, rescore
-from fairnb.scoring import DTYPES, Scorer
+from fairnb.run.files import load_tensors, save_tensors
+from fairnb.run.keys import content_key, digest, seeded
+from fairnb.run.messages import unknown
+from fairnb.swarm.mopso import Fronts, Swarm, mopso, rescore
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

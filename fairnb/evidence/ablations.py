@@ -16,15 +16,15 @@ from typing import Any
 
 from torch import Tensor
 
-from fairnb.baselines import BASELINES, picked_from
-from fairnb.calibrated import INDIFFERENCE, calibrated_multi_task, indifferent_to, recalibrate
-from fairnb.evidence import Outcome, outcome
+from fairnb.evidence.weigh import Outcome, outcome
 from fairnb.features import Features
-from fairnb.messages import unknown
+from fairnb.heads import Scorer, score_heads
+from fairnb.methods.baselines import BASELINES, picked_from
+from fairnb.methods.calibrated import INDIFFERENCE, calibrated_multi_task, indifferent_to, recalibrate
+from fairnb.methods.strategies import Search, dynamic_weighting, multi_task, pick_each, uei_and_error
 from fairnb.metrics import accuracy, chance_index, contingency_table, underestimation_index
-from fairnb.mopso import Swarm
-from fairnb.scoring import Scorer, score_heads
-from fairnb.strategies import Search, dynamic_weighting, multi_task, pick_each, uei_and_error
+from fairnb.run.messages import unknown
+from fairnb.swarm.mopso import Swarm
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +178,7 @@ def repicked(variant: Variant, *, indifference: float = 0.0, tolerance: float | 
 
     Args:
         variant: the search.
-        indifference: see `fairnb.calibrated.calibrated_multi_task`.
+        indifference: see `fairnb.methods.calibrated.calibrated_multi_task`.
         tolerance: accuracy that each label may lose; the setting's by default.
     """
 

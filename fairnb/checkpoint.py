@@ -1,0 +1,120 @@
+"""How an interrupted training continues: its checkpoint, the signals that stop it, and the lock on its folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor, nn
+
+from fairnb.run.files import load_notes, load_tensors
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+@dataclass
+class Course:
+    """How far a training has come: all that a checkpoint holds beside the weights and Adam's moments."""
+
+    rows: list[dict[str, float]] = field(default_factory=list)  # the finished epochs, as in `BaseModel.history`
+    counts: list[Tensor] = field(default_factory=list)  # their contingency tables on validation, int64 [L, G, 2, 2]
+    steps: int = 0  # done of the epoch under way
+    loss: float = 0.0  # sum over its images
+    training: float = 0.0  # its seconds
+    waiting: float = 0.0
+
+
+@torch.no_grad()
+def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Course:
+    """Put the checkpoint's weights and Adam's moments in place; returns how far it had come."""
+    tensors = load_tensors(path)
+    model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
+    parameters = list(model.parameters())
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("adam."):
+            _, index, key = name.split(".", 2)
+            parameter = parameters[int(index)]
+            if tensor.shape == parameter.shape:
+                # fused Adam walks through memory: a moment must lie there as its weight does
+                tensor = torch.empty_like(parameter).copy_(tensor)
+            state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    counts = list(tensors["counts"].clone()) if "counts" in tensors else []
+    return Course(counts=counts, **json.loads(load_notes(path)["course"]))
+
+
+class Requests:
+    """Notes Ctrl-C, and the signal that ends programs, so that a step is finished and saved before the program ends."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Requests:
+        if threading.current_thread() is threading.main_thread():  # Python delivers signals to no other
+            self.before = {kind: signal.signal(kind, self._note) for kind in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for kind, handler in self.before.items():
+            signal.signal(kind, handler or signal.SIG_DFL)
+
+    def _note(self, kind: int, _: FrameType | None) -> None:
+        if self.asked and kind == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("\nfinishing this step and saving; Ctrl-C once more stops at once", file=sys.stderr)
+
+
+@contextmanager
+def alone(folder: Path, fabric: Fabric) -> Iterator[None]:
+    """Keep other trainings out of the folder, and clear away what one that was killed left half written.
+
+    Raises:
+        ValueError: if another training is under way there.
+        OSError: if the folder cannot be written to.
+    """
+    if not fabric.is_global_zero:
+        yield
+        return
+    lock = FileLock(folder / ".training.lock", timeout=0)  # the system frees it, however the program ends
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"another training is under way in {folder}: wait for it, or choose another run") from None
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written to ({error.strerror or error}): choose another place for runs") from error
+    try:
+        for half in (*folder.glob(".*.part"), *folder.glob(".tmp*")):  # ours, and safetensors' own
+            half.unlink()
+        yield
+    finally:
+        Path(lock.lock_file).unlink()
+        lock.release()
+
+
+def refuse_little_room(folder: Path, model: nn.Module) -> None:
+    """The best weights, a checkpoint of three times their size, and beside it the next one: is there room for them?
+
+    Raises:
+        OSError: with what is free and what is needed.
+    """
+    there = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    free = shutil.disk_usage(folder).free
+    if 7 * weights - there > free:
+        raise OSError(f"{folder} has {free / 1e9:.2f} GB free; the training keeps up to {7 * weights / 1e9:.2f} GB there")

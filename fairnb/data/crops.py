@@ -1,0 +1,51 @@
+"""Squares cut from batches of images, and their values as the network takes them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+def random_places(images: int, shape: tuple[int, int], size: int, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Where to cut a square of `size` pixels out of each image of `shape`, and whether to flip it: each [B, 1]."""
+    top = torch.randint(shape[0] - size + 1, (images, 1), generator=draw)
+    left = torch.randint(shape[1] - size + 1, (images, 1), generator=draw)
+    return top, left, torch.rand(images, 1, generator=draw) < 0.5
+
+
+def cut_squares(images: Tensor, size: int, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
+    """A square of each image, at a place of its own: [B, 3, size, size]. torchvision's cuts a whole batch at one place.
+
+    Args:
+        images: [B, 3, H, W], channels last in memory.
+        size: pixels.
+        top: int64 [B, 1], the first row.
+        left: int64 [B, 1], the first column.
+        flip: bool [B, 1], whether right and left change places.
+    """
+    b, _, height, width = images.shape
+    device = images.device
+    top, left, flip = top.to(device), left.to(device), flip.to(device)  # a few bytes; the places of pixels are megabytes
+    across = torch.arange(size, device=device)
+    y = top + across  # [B, size]
+    x = left + torch.where(flip, size - 1 - across, across)  # [B, size]
+    row = torch.arange(b, device=device)[:, None, None] * height + y[:, :, None]  # of all images' rows
+    pixel = row * width + x[:, None, :]  # [B, size, size]
+    cut = images.permute(0, 2, 3, 1).reshape(-1, 3).index_select(0, pixel.flatten())
+    return cut.view(b, size, size, 3).permute(0, 3, 1, 2)
+
+
+def centre_crops(images: Tensor, size: int) -> Tensor:
+    """The middle of each image: [B, 3, size, size]."""
+    from torchvision.transforms.v2.functional import center_crop
+
+    return center_crop(images, [size, size])
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 0..255 to float32 with ImageNet's mean and spread."""
+    from torchvision.transforms.v2 import functional as F
+
+    return F.normalize(F.to_dtype(images, torch.float32, scale=True), IMAGENET_MEAN, IMAGENET_STD, inplace=True)

@@ -1,0 +1,11 @@
+"""The embedded dataset: portraits painted with CelebA's forty attributes, whose labels follow CelebA's statistics.
+
+>>> from fairnb.data.drawn.faces import draw_faces
+>>> faces = draw_faces([4, 2, 2], seed=0, height=48, width=40)
+>>> len(faces), tuple(faces.images[0].shape)
+(8, (3, 48, 40))
+"""
+
+from fairnb.data.drawn.faces import draw_faces, draw_pairs
+
+__all__ = ["draw_faces", "draw_pairs"]

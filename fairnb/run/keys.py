@@ -1,0 +1,36 @@
+"""Keys of cached results, digests of what they are made from, and a random generator for each purpose."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch  # slow to import, and keys do not need it
+    from torch import Tensor
+
+
+def content_key(content: Any) -> str:
+    """Twelve hex digits that name a JSON value: the key of a cached result."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def digest_files(root: Path, paths: Iterable[Path]) -> dict[str, str]:
+    """What names the content of files in a key: their places below `root`, and a hash of each."""
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}
+
+
+def digest(values: Tensor) -> str:
+    """What names a tensor's values in a key."""
+    return hashlib.sha256(values.cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def seeded(*parts: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator of its own for one purpose: the seed and the names of what it is for, hashed together."""
+    import torch
+
+    digest = hashlib.sha256(" ".join(map(str, parts)).encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))
