@@ -1,6 +1,6 @@
 # Two commands, each of which sets up what it needs: `make book` and `make test`.
 PYTHON ?= python3
-PARAMS ?= $(if $(DATA),params/photographs.yml,params/demo.yml)
+PARAMS ?= $(if $(DATA),params/photographs.yml)
 DATA ?=
 RUN ?=
 BIN := .venv/bin
@@ -32,7 +32,7 @@ endif
 	touch $@
 
 book: .venv/installed
-	$(BIN)/fairnb book --params $(PARAMS) $(if $(DATA),-p data=celeba -p data_root='$(DATA)') $(if $(RUN),--run $(RUN))
+	$(BIN)/fairnb book $(if $(PARAMS),--params $(PARAMS)) $(if $(DATA),-p data=celeba -p data_root='$(DATA)') $(if $(RUN),--run $(RUN))
 
 # Jupyter Book writes one long page, and Chromium prints it.
 pdf: book

@@ -21,11 +21,12 @@ import pandas as pd
 import torch
 
 from fairnb.features import Features
-from fairnb.heads import Scorer
-from fairnb.methods.strategies import dynamic_weighting
-from fairnb.metrics import accuracy, underestimation_index
+from fairnb.heads import Scorer, uei_and_error
+from fairnb.methods import Problem
+from fairnb.methods.dynamic_weighting import dynamic_weighting
 from fairnb.run.device import resolve
-from fairnb.swarm.mopso import FLIGHTS, Flight, Swarm
+from fairnb.run.parameters import Settings, Swarm
+from fairnb.swarm.mopso import Flight
 
 IMAGES, WIDTH, LABELS, PARTICLES = 19_867, 2_048, 34, 100
 
@@ -41,7 +42,7 @@ def main() -> int:
     most = 2.0 if device == "cuda" else (1.25 if dtype == "bfloat16" else 1.15)
     features = random_features(device)
     claims = []
-    for flight in FLIGHTS:
+    for flight in ("paper", "constricted"):
         product, whole = measure(features, flight, dtype, device, arguments.rounds)
         what = f"{flight}: iteration in {dtype}, of the product ({whole:.3f} s of {product:.3f} s)"
         claims.append((what, whole / product, f"≤ {most}", whole <= most * product))
@@ -68,20 +69,15 @@ def measure(features: Features, flight: str, dtype: str, device: str, rounds: in
     draw = torch.Generator(device).manual_seed(1)
     start = 0.02 * torch.randn(LABELS, PARTICLES, WIDTH + 1, generator=draw, device=device)
     score = Scorer(features, dtype=dtype)
-
-    def objectives(x: torch.Tensor) -> torch.Tensor:
-        tables = score(x)
-        return torch.stack([underestimation_index(tables), 1 - accuracy(tables)], dim=-1)
-
     swarms = Flight(start, Swarm(particles=PARTICLES, flight=flight), draw, 0.02, None)
-    swarms.begin(objectives(swarms.positions).double())
+    swarms.begin(uei_and_error(score(swarms.positions)))
     kind = getattr(torch, dtype)
     images, heads = features.x.to(kind), start[..., :-1].flatten(0, 1).to(kind).contiguous()
     logits = torch.empty(LABELS * PARTICLES, IMAGES, dtype=kind, device=device)
 
     def iteration() -> None:
         swarms.move()
-        swarms.learn(objectives(swarms.positions).double())
+        swarms.learn(uei_and_error(score(swarms.positions)))
 
     runs: list[Callable[[], object]] = [lambda: torch.mm(heads, images.T, out=logits), iteration]
     seconds: list[list[float]] = [[], []]
@@ -100,12 +96,12 @@ def both_layers(features: Features, dtype: str, device: str) -> None:
     draw = torch.Generator(device).manual_seed(2)
     heads = 0.02 * torch.randn(LABELS, WIDTH + 1, generator=draw, device=device)
     hidden = 0.02 * torch.randn(WIDTH, WIDTH + 1, generator=draw, device=device)
-    seconds = []
+    problem, settings, seconds = Problem(features, heads, hidden=hidden), Settings(layers="all", steer=dtype), []
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     for iterations in (1, 1, 11):  # the first warms up
         begun = time.perf_counter()
-        dynamic_weighting(features, heads, Swarm(particles=PARTICLES, iterations=iterations), hidden=hidden, steer=dtype)
+        dynamic_weighting(problem, Swarm(particles=PARTICLES, iterations=iterations), settings)
         seconds.append(time.perf_counter() - begun)
     peak = torch.cuda.max_memory_allocated() / 1e9 if device == "cuda" else float("nan")
     weights = heads.numel() + hidden.numel()

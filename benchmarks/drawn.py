@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/drawn.py [--real list_attr_celeba.txt] [--seeds 5]
 
 Times the drawing of 10,000 portraits; compares 20,000 people with CelebA's statistics (with `--real`, their correlations
-too). Then clones the checkout into a temporary folder, so that nothing trained earlier is found, runs `fairnb book` there
-with `params/demo.yml`, samples the memory of all its processes, and repeats the experiment with other faces and another
-seed each time, for the spread. Prints tables and exits 1 where a promise is not kept.
+too). Then clones the checkout into a temporary folder, so that nothing trained earlier is found, runs `fairnb book` there,
+samples the memory of all its processes, and repeats the experiment with other faces and another seed each time, for the
+spread. Prints tables and exits 1 where a promise is not kept.
 """
 
 from __future__ import annotations
@@ -16,20 +16,16 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
 from photographs import ROOT, run_book
 
-from fairnb.book.chapters import defaults, read_parameters
 from fairnb.book.tables import summary
 from fairnb.data import decode_images, draw_faces
 from fairnb.data.celeba import read_attributes
 from fairnb.data.drawn.people import draw_people, read_statistics
 from fairnb.experiment import Experiment
-from fairnb.swarm.mopso import Swarm
-from fairnb.training import Recipe
 
 Claim = tuple[str, object, str, bool]
 
@@ -43,7 +39,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "fairnb"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-        seconds, gigabytes = run_book(clone, ["--params", "params/demo.yml"])
+        seconds, gigabytes = run_book(clone, [])
         claims.append(("whole book, minutes", seconds / 60, "≤ 15", seconds <= 15 * 60))
         claims.append(("memory of all processes, GB", gigabytes, "≤ 4", gigabytes <= 4))
         print(claims, flush=True)
@@ -95,22 +91,9 @@ def people(real: Path | None) -> list[Claim]:
 
 def experiment(seed: int, runs: Path) -> dict[str, float]:
     """The demo's experiment with other faces and another training; seed 0 is loaded from the book's own run."""
-    values = defaults(ROOT / "notebooks" / "04_multi_task_fix.ipynb") | read_parameters(ROOT / "params" / "demo.yml", [])
-    values |= {"seed": seed, "drawn_seed": seed, "run": values["run"] if seed == 0 else f"seed-{seed}"}
-
-    def chosen(*names: str) -> dict[str, Any]:
-        return {name: values[name] for name in names}
-
-    recipe = Recipe(**{name: values[name] for name in Recipe.__dataclass_fields__})
-    run = Experiment(
-        values["run"],
-        recipe=recipe,
-        runs=runs,
-        **chosen("data", "drawn", "drawn_seed", "sensitive", "targets", "max_images", "not_analysed", "min_positives"),
-    )
-    swarm = Swarm(**chosen("particles", "iterations", "noise"))
-    run.dynamic_weighting(swarm, **chosen("tolerance", "spread", "epsilon"))
-    run.multi_task(swarm, **chosen("tolerance", "spread"))
+    run = Experiment.open(f"seed-{seed}" if seed else "demo", runs=runs, seed=seed, drawn_seed=seed)
+    run.search("dynamic weighting")
+    run.search("multi-task")
     labels, groups = run.labels(), run.groups()
     means = summary(labels).set_index("method")
     analysed = set(labels.label[labels.analysed])

@@ -1,13 +1,13 @@
 """The book's evidence: every method on several seeds of one dataset, weighed, and what matters, written as small tables.
 
     .venv/bin/python benchmarks/evidence.py photographs --params params/photographs.yml -p data_root=<folder> [--seeds 5]
-    .venv/bin/python benchmarks/evidence.py drawn --params params/demo.yml --no-training --no-peers
+    .venv/bin/python benchmarks/evidence.py drawn --no-training --no-peers
 
 and on a split that no method was developed on, the same photographs' people dealt anew, and on other drawn faces,
 
     .venv/bin/python benchmarks/resplit.py <folder> <new folder>
     … photographs-again --params params/photographs.yml -p data_root=<new folder> --no-training --no-ablations
-    … drawn-again --params params/demo.yml -p drawn_seed=2 --no-training --no-ablations
+    … drawn-again -p drawn_seed=2 --no-training --no-ablations
 
 Some ablations are repeated on finished runs, and their rows take the place of those in `results/<name>/`, with
 
@@ -36,8 +36,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -46,13 +45,13 @@ import pandas as pd
 import torch
 from peers import WIDTHS, both_gradients, evolve, fair_thresholds
 
-from fairnb.book.chapters import chapters, read_parameters, whole_parameters
 from fairnb.book.tables import beside, of_methods
 from fairnb.evidence.ablations import (
     ABLATIONS,
     HELD_OUT,
     METHOD,
     OF_METHODS,
+    VARIANTS,
     Setting,
     Trial,
     Variant,
@@ -61,16 +60,20 @@ from fairnb.evidence.ablations import (
     check_names,
     two_picks,
 )
-from fairnb.evidence.weigh import AIM, DIGITS, Outcome, outcome, weigh
-from fairnb.experiment import Experiment, git_revision, open_experiment, project_root
+from fairnb.evidence.outcome import Judge, Outcome
+from fairnb.evidence.weigh import AIM, DIGITS, weigh
+from fairnb.experiment import Experiment
 from fairnb.features import Features
-from fairnb.methods.strategies import Search, multi_task
-from fairnb.metrics import contingency_table, underestimation_index
-from fairnb.run.files import load_json, save_json, save_table
-from fairnb.swarm.mopso import Swarm
+from fairnb.heads import Heads
+from fairnb.methods import METHODS, Search
+from fairnb.metrics import underestimation_index
+from fairnb.run.files import load_json, project_root, save_json, save_table
+from fairnb.run.parameters import Parameters, Settings, Swarm, read
+from fairnb.run.record import MOVABLE, git_revision
 
-EVOLVED = ("pymoo NSGA-II", "jMetalPy SMPSO")
 GRADIENTS = "torchjd UPGrad"
+PEERS = (GRADIENTS, "pymoo NSGA-II", "jMetalPy SMPSO")
+Widths = dict[str, dict[float, float]]  # of each peer that searches a box: by its width, the area that its fronts reached
 SILVER = (
     "9,970 faces of Labeled Faces in the Wild in CelebA's layout. Their attributes were drawn from the probabilities of a "
     "classifier that was trained on CelebA: silver labels, good for exercising the method and no finding about people."
@@ -121,7 +124,7 @@ ABLATION_DRAWS = 2000
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name")
-    parser.add_argument("--params", type=Path, required=True)
+    parser.add_argument("--params", type=Path, help="the demo's where none is given")
     parser.add_argument("-p", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--no-training", action="store_true", help="leave the two mitigated trainings out")
@@ -134,41 +137,33 @@ def main() -> int:
     logging.disable(logging.INFO)  # jMetalPy tells each step
     warnings.simplefilter("ignore")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
-    values, _ = whole_parameters(chapters(project_root()), read_parameters(arguments.params, arguments.p))
+    given = Parameters(**read(arguments.params, arguments.p))
     folder = project_root() / "results" / arguments.name
     if arguments.only:
-        return repeat(folder, arguments.only, values)
+        return repeat(folder, arguments.only, given)
     begun, revision = time.perf_counter(), git_revision()  # before results are written into the checkout
     outcomes: list[Outcome] = []
-    revisions: set[str] = set()
     trials: list[Trial] = []
-    widths: dict[str, dict[float, float]] = {}
-    methods_by: set[str] = {revision}
+    base_revisions, method_revisions = set[str](), {revision}
+    widths: Widths = {}
+    peers = {} if arguments.no_peers else {name: peer(name, widths) for name in PEERS}
     for seed in range(arguments.seeds):
-        experiment = open_experiment(values | {"seed": seed, "run": f"{arguments.name}-plain-{seed}"})
-        revisions.add(experiment.provenance()["git_revision"])
-        of_seed, searches = judge(experiment, values, None if arguments.no_peers else widths)
-        methods_by.update(experiment.provenance().get("revisions", {}).get(name, "unknown") for name in METHOD)
+        experiment = opened(given, arguments.name, seed)
+        on = setting(experiment, both=not arguments.no_ablations)
+        outcomes += judged(experiment, on, peers, widths)
+        base_revisions.add(experiment.record.known["git_revision"])
+        method_revisions.update(experiment.record.stages[name]["revision"] for name in METHOD)
         if not arguments.no_ablations:
-            peers = {method: searched_by(method, 0.0, values, widths) for method in searches if method not in METHOD}
-            known = {variant: searches[method] for method, variant in (METHOD | peers).items()}
-            on = setting(experiment, values)
-            on.searches.update(known)
-            for trial in ablate(on, ablations=ablations(peers, values, widths)):
+            for trial in ablate(on, ablations=ablations(peers, widths)):
                 trials.append(trial)
                 row = trial.row
                 print(f"seed {seed}: {trial.ablation}, {trial.setting}: {row['uei']:.4f} {row['accuracy']:.4f}", flush=True)
         if not arguments.no_training:
             for mitigation in ("reweighing", "domain-independent"):
-                run = {"seed": seed, "run": f"{arguments.name}-{mitigation}-{seed}", "mitigation": mitigation}
-                other = open_experiment(values | run)
-                heads = other.base_model().heads
-                revisions.add(other.provenance()["git_revision"])
-                of_seed.append(
-                    outcome(mitigation, seed, other.features(), heads, experiment.analysed, base=of_seed[0],
-                            seconds=other.provenance()["seconds"]["base model"])
-                )  # fmt: skip
-        outcomes += of_seed
+                other = opened(given, arguments.name, seed, mitigation)
+                judge = replace(on.judge, features=other.features())
+                outcomes.append(judge.outcome(mitigation, base_heads(other), seconds_of_training(other)))
+                base_revisions.add(other.record.known["git_revision"])
     truth, names = judged_on(experiment)
     found = weigh(outcomes, truth, names)
     folder.mkdir(parents=True, exist_ok=True)
@@ -176,15 +171,15 @@ def main() -> int:
     if trials:
         save_table(folder / "ablations.csv", pd.DataFrame([trial.row for trial in trials]).round(DIGITS))
         save_table(folder / "ablation_differences.csv", weighed(trials, truth, names).round(DIGITS))
-    first = open_experiment(values | {"seed": 0, "run": f"{arguments.name}-plain-0"}).provenance()
+    first = opened(given, arguments.name, 0)
     provenance = {
-        "data": (DRAWN if values["data"] == "drawn" else SILVER) + AGAIN * arguments.name.endswith("-again"),
+        "data": (DRAWN if given.data == "drawn" else SILVER) + AGAIN * arguments.name.endswith("-again"),
         "date": datetime.now(UTC).date().isoformat(),
         "seeds": arguments.seeds,
-        "git_revision": {"base models": sorted(revisions), "methods": sorted(methods_by)},
-        "machine": {"cores": os.cpu_count(), **first["device"]},
-        "versions": first["versions"],
-        "parameters": told(values),
+        "git_revision": {"base models": sorted(base_revisions), "methods": sorted(method_revisions)},
+        "machine": {"cores": os.cpu_count(), **first.record.known["device"]},
+        "versions": first.record.known["versions"],
+        "parameters": told(first.parameters),
         "labels": names,
         "tuning": TUNING,
         "widths": widths,
@@ -207,22 +202,23 @@ def main() -> int:
     return int(not all(kept for *_, kept in claims))
 
 
-def repeat(folder: Path, names: list[str], values: dict[str, Any]) -> int:
+def repeat(folder: Path, names: list[str], given: Parameters) -> int:
     """Some ablations anew, on the base models that are there already; their rows replace those that are saved."""
     check_names(names)
     known, revision = load_json(folder / "provenance.json"), git_revision()
-    changed = [name for name, value in told(values).items() if known["parameters"].get(name) != value]
+    changed = [name for name, value in told(given).items() if known["parameters"].get(name) != value]
     if changed:
         raise SystemExit(f"{folder} was measured with another {', '.join(changed)}")
-    widths = {peer: {float(width): reached for width, reached in areas.items()} for peer, areas in known["widths"].items()}
-    peers = {peer: searched_by(peer, 0.0, values, widths) for peer in (GRADIENTS, *EVOLVED)} if widths else {}
+    widths = {name: {float(width): reached for width, reached in areas.items()} for name, areas in known["widths"].items()}
+    peers = {name: peer(name, widths) for name in PEERS} if widths else {}
     trials: list[Trial] = []
     for seed in range(known["seeds"]):
-        experiment = open_experiment(values | {"seed": seed, "run": f"{folder.name}-plain-{seed}"})
+        experiment = opened(given, folder.name, seed)
         truth, labels = judged_on(experiment)
         if labels != known["labels"]:
             raise SystemExit(f"{folder} was measured on other labels: {len(known['labels'])}, here {len(labels)}")
-        trials += ablate(setting(experiment, values, names), names, ablations(peers, values, widths))
+        on = setting(experiment, both="layers of dynamic weighting" in names)
+        trials += ablate(on, names, ablations(peers, widths))
     for file, rows in {
         "ablations.csv": pd.DataFrame([trial.row for trial in trials]),
         "ablation_differences.csv": weighed(trials, truth, labels),
@@ -237,118 +233,100 @@ def repeat(folder: Path, names: list[str], values: dict[str, Any]) -> int:
     return 0
 
 
-def told(values: dict[str, Any]) -> dict[str, Any]:
+def told(given: Parameters) -> dict[str, Any]:
     """The parameters that results depend on, and that say nothing about a machine."""
-    hidden = ("data_root", "device", "devices", "num_nodes", "workers", "feed", "run", "seed", "mitigation", "tensorboard")
-    return {name: value for name, value in values.items() if name not in hidden}
+    return given.model_dump(mode="json", exclude=MOVABLE | {"seed", "mitigation"})
+
+
+def opened(given: Parameters, name: str, seed: int, mitigation: str = "") -> Experiment:
+    """The run of one base model."""
+    own = given.but(run=f"{name}-{mitigation or 'plain'}-{seed}", seed=seed, mitigation=mitigation)
+    return Experiment.open(**own.model_dump())
+
+
+def base_heads(experiment: Experiment) -> Heads:
+    return Heads(experiment.heads().unsqueeze(0))
+
+
+def seconds_of_training(experiment: Experiment) -> float:
+    """NaN where the base model is another run's."""
+    return experiment.seconds("base model") or float("nan")
 
 
 def judged_on(experiment: Experiment) -> tuple[Features, list[str]]:
     """The test split with the labels that are judged, and their names."""
-    test, kept = experiment.features()["test"], experiment.analysed
-    names = [name for name, judged in zip(experiment.faces.label_names, kept.tolist(), strict=True) if judged]
-    return replace(test, labels=test.labels[:, kept]), names
+    kept = experiment.analysed
+    names = [name for name, is_judged in zip(experiment.faces.label_names, kept.tolist(), strict=True) if is_judged]
+    return experiment.features()["test"].of_labels(kept), names
 
 
-def judge(
-    experiment: Experiment, values: dict[str, Any], widths: dict[str, dict[float, float]] | None
-) -> tuple[list[Outcome], dict[str, Search]]:
-    """Every method on one base model, itself first; the peers where there is a place for the areas of their widths.
+def setting(experiment: Experiment, *, both: bool) -> Setting:
+    """What methods and ablations start from on one base model, itself judged; with both layers where these may move."""
+    given: Parameters = experiment.parameters
+    both = both or given.layers == "all"
+    pooled = experiment.pooled_features() if both else None
+    judge = Judge(experiment.features(), experiment.analysed, given.seed, given.tolerance, pooled=pooled)
+    judge = replace(judge, base=judge.outcome("base", base_heads(experiment), seconds_of_training(experiment)))
+    moving = experiment.problem(both_layers=True) if both else None
+    return Setting(experiment.problem(), judge, given.part(Swarm), given.part(Settings), moving)
 
-    Returns:
-        What they answer, and what the searches among them found.
+
+def judged(experiment: Experiment, on: Setting, peers: dict[str, Variant], widths: Widths) -> list[Outcome]:
+    """Every method on one base model, itself first, and the peers; what searches find stays with the setting.
+
+    The areas of the widths of the peers' boxes are added where they are not known.
     """
-    seed, tolerance = experiment.recipe.seed, values["tolerance"]
-    swarm = swarm_of(values)
-    features, base = experiment.features(), experiment.base_model()
-    valid, heads, searched = features["valid"], base.heads, experiment.analysed
-    common = {name: values[name] for name in ("tolerance", "spread", "steer", "whiten")}
-    made: dict[str, Search] = {
-        "dynamic weighting": experiment.dynamic_weighting(swarm, epsilon=values["epsilon"], **common),
-        "multi-task": experiment.multi_task(swarm, **common),
-        "label thresholds": experiment.baseline("label thresholds", tolerance=tolerance),
-        "group thresholds": experiment.baseline("group thresholds", tolerance=tolerance),
-        "soft UEI": experiment.baseline("soft UEI", tolerance=tolerance),
-        "random search": experiment.baseline("random search", tolerance=tolerance, evaluations=swarm.evaluations),
-        "calibrated multi-task": experiment.calibrated_multi_task(swarm, tolerance=tolerance),
-    }
-    seconds = dict(experiment.provenance()["seconds"])
-
-    def timed(name: str, find: Callable[..., Search], *arguments: Any, **settings: Any) -> None:
+    seed, judge = on.problem.seed, on.judge
+    assert judge.base
+    found = [judge.base]
+    for name in (name for name in METHODS if name in METHOD):  # in the order of tables
+        on.searches[METHOD[name]] = search = experiment.search(name)
+        found.append(judge.outcome(name, search, experiment.seconds(name)))
+    for name, variant in {"multi-task, held-out pick": VARIANTS["multi-task"](held_out=HELD_OUT), **peers}.items():
+        if name in WIDTHS and name not in widths:
+            boxes = {width: evolve(on.problem, name, width, on.swarm.evaluations).fronts for width in WIDTHS[name]}
+            widths[name] = {width: round(float(fronts.hypervolume[-1].mean()), 5) for width, fronts in boxes.items()}
+            print(f"{name}: area by width {widths[name]}", flush=True)
         begun = time.perf_counter()
-        made[name] = find(valid, heads, *arguments, **settings)
-        seconds[name] = time.perf_counter() - begun
-        print(f"seed {seed}: {name} in {seconds[name]:.1f} s", flush=True)
-
-    held_out = "multi-task, held-out pick"
-    timed(held_out, multi_task, swarm, searched=searched, seed=seed, held_out=HELD_OUT, **common)
-    if widths is not None:
-        own: dict[str, Any] = {"seed": seed, "tolerance": tolerance}
-        timed(GRADIENTS, both_gradients, searched, **own)
-        for method in EVOLVED:
-            own["evaluations"] = swarm.evaluations
-            if method not in widths:
-                widths[method] = {
-                    width: round(
-                        float(evolve(valid, heads, method, searched, width, **own).fronts.hypervolume[-1].mean()), 5
-                    )
-                    for width in WIDTHS[method]
-                }
-                print(f"{method}: area by width {widths[method]}", flush=True)
-            timed(method, evolve, method, searched, widest(widths[method]), **own)
-    first = outcome(
-        "base", seed, features, heads, searched, tolerance=tolerance, seconds=seconds.get("base model", float("nan"))
-    )
-    found = [first]
-    for name, search in made.items():
-        found.append(
-            outcome(name, seed, features, search.heads, searched, search=search, base=first, tolerance=tolerance,
-                    seconds=seconds[name])
-        )  # fmt: skip
-    searches = {name: search for name, search in made.items() if name != held_out}
-    if widths is None:
-        return found, searches
-    only = {name: replace(part, labels=part.labels[:, searched]) for name, part in features.items()}
+        search = on.search(variant)
+        seconds = time.perf_counter() - begun
+        print(f"seed {seed}: {name} in {seconds:.1f} s", flush=True)
+        found.append(judge.outcome(name, search, seconds))
+    if not peers:
+        return found
+    valid, test = (part.of_labels(experiment.analysed) for part in (judge.features["valid"], judge.features["test"]))
+    heads = on.problem.start
     for constraint, words in (("equalized_odds", "equal odds"), ("true_positive_rate_parity", "equal true positive rates")):
         begun = time.perf_counter()
-        predicted = fair_thresholds(only["valid"], only["test"], heads[searched], constraint, seed)
-        tables = contingency_table(predicted["valid"], only["valid"].labels.T, valid.group, valid.groups)
+        predicted = fair_thresholds(valid, test, heads, constraint, seed)
+        tables = valid.tables(predicted["valid"])
         found.append(
             Outcome(f"fairlearn, {words}", seed, predicted["test"], None, tables,
                     float(underestimation_index(tables).mean()), needs_group=True, seconds=time.perf_counter() - begun)
         )  # fmt: skip
-    return found, searches
+    return found
 
 
-def widest(areas: dict[float, float]) -> float:
-    """The width of a peer's box whose fronts reached most."""
-    return max(areas, key=lambda width: areas[width])
-
-
-def searched_by(method: str, held_out: float, values: dict[str, Any], widths: dict[str, dict[float, float]]) -> Variant:
-    """A peer's search, in the box whose width is known."""
+def peer(name: str, widths: Widths, held_out: float = 0.0) -> Variant:
+    """A peer's search; where it searches a box, in that whose fronts reached most."""
 
     def find(on: Setting) -> Search:
-        valid = on.features["valid"]
-        own: dict[str, Any] = {"seed": on.seed, "tolerance": on.tolerance, "held_out": held_out}
-        if method not in widths:
-            return both_gradients(valid, on.heads, on.searched, **own)
-        own["evaluations"] = swarm_of(values).evaluations
-        return evolve(valid, on.heads, method, on.searched, widest(widths[method]), **own)
+        problem = replace(on.problem, held_out=held_out)
+        if name == GRADIENTS:
+            return both_gradients(problem)
+        return evolve(problem, name, max(widths[name], key=lambda width: widths[name][width]), on.swarm.evaluations)
 
     return find
 
 
-def ablations(
-    peers: dict[str, Variant], values: dict[str, Any], widths: dict[str, dict[float, float]]
-) -> dict[str, dict[str, Variant]]:
+def ablations(peers: dict[str, Variant], widths: Widths) -> dict[str, dict[str, Variant]]:
     """The book's ablations, with the peers among the methods."""
     picks, indifference = OF_METHODS
     plain, held_out = OF_METHODS[picks]
     own = {picks: dict(ABLATIONS[picks]), indifference: dict(ABLATIONS[indifference])}
-    for method, variant in peers.items():
-        own[picks] |= {method + plain: variant, method + held_out: searched_by(method, HELD_OUT, values, widths)}
-        own[indifference] |= two_picks(method, variant)
+    for name, variant in peers.items():
+        own[picks] |= {name + plain: variant, name + held_out: peer(name, widths, HELD_OUT)}
+        own[indifference] |= two_picks(name, variant)
     return ABLATIONS | own
 
 
@@ -361,21 +339,6 @@ def weighed(trials: list[Trial], truth: Features, names: list[str]) -> pd.DataFr
         pairs = [found.against[i] == against(ablation, found.method[i]) for i in found.index]
         tables.append(found[pairs].rename(columns={"method": "setting"}).assign(ablation=ablation))
     return pd.concat(tables, ignore_index=True)
-
-
-def swarm_of(values: dict[str, Any]) -> Swarm:
-    return Swarm(**{part.name: values[part.name] for part in fields(Swarm) if part.name in values})
-
-
-def setting(experiment: Experiment, values: dict[str, Any], names: Sequence[str] = ()) -> Setting:
-    """What the ablations of these names vary; of all of them by default."""
-    base = experiment.base_model()
-    pooled = experiment.pooled_features() if not names or "layers of dynamic weighting" in names else None
-    same = {name: values[name] for name in ("tolerance", "spread", "epsilon", "steer", "whiten")}
-    swarm, seed = swarm_of(values), experiment.recipe.seed
-    return Setting(
-        experiment.features(), base.heads, experiment.analysed, swarm, hidden=base.hidden, pooled=pooled, seed=seed, **same
-    )
 
 
 if __name__ == "__main__":

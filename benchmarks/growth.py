@@ -57,8 +57,11 @@ def main() -> int:
                 what = f"most megabytes needed to score {rows * 256 * 4 / 1e6:,.0f} MB of features"
                 claims.append((what, max(memory), "≤ 100", max(memory) <= 100))
         print(pd.DataFrame(tables, columns=["grown", "to", "seconds", "memory, MB"]).round(3).to_string(index=False))
-    summed = Scorer(random_features(1000, 256, 34)).bytes_summed(100)
-    print(f"\nbytes that a process sends an iteration, 34 labels, 100 particles: {summed:,}, whatever the number of images")
+    labels, particles = 34, 100
+    scorer = Scorer(random_features(1000, 256, labels))
+    summed = scorer.total.numel() * particles * 8
+    print(f"\nbytes that a process sends an iteration, {labels} labels, {particles} particles: ", end="")
+    print(f"{summed:,}, whatever the number of images")
     print(pd.DataFrame(claims, columns=["what", "seen", "promised", "kept"]).to_string(index=False))
     return int(not all(kept for *_, kept in claims))
 

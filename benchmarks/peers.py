@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
 from fairnb.features import Features
-from fairnb.heads import Scorer
-from fairnb.methods.baselines import SNAPSHOT, picked_from, smooth_uei
-from fairnb.methods.strategies import Search, hold_out, noise_unit, scatter, uei_and_error
-from fairnb.run.keys import seeded
+from fairnb.heads import Scorer, logits, uei_and_error
+from fairnb.methods import Problem, Search, picked_from
+from fairnb.methods.problem import noise_unit, scatter
+from fairnb.methods.soft_uei import SNAPSHOT, smooth_uei
 from fairnb.swarm.repository import non_dominated
 
 Evaluate = Callable[[Any], np.ndarray]  # positions [P, D] → objectives [P, 2]
@@ -33,48 +33,29 @@ WIDTHS = {
 }
 
 
-def evolve(
-    valid: Features,
-    heads: Tensor,
-    method: str,
-    searched: Tensor,
-    width: float,
-    *,
-    evaluations: int,
-    seed: int,
-    tolerance: float,
-    held_out: float = 0.0,
-) -> Search:
+def evolve(problem: Problem, method: str, width: float, evaluations: int) -> Search:
     """One search a label by a method of `WIDTHS`, in a box of half this width in units of the search's own scale."""
-    where = searched.nonzero().squeeze(1)
-    start = heads[where]
-    valid, judge = hold_out(valid, held_out, seed)
+    valid, start = problem.valid, problem.start
     scale = noise_unit(valid.x, start)
-    first = scatter(start, 0.1 * scale, PARTICLES, seeded(seed, "multi-task fix"))  # as multi_task begins
+    first = scatter(start, 0.1 * scale, PARTICLES, problem.generator("multi-task fix"))  # as multi_task begins
     positions, values = [], []
-    for s in range(len(where)):
-        score = Scorer(valid, where[s : s + 1])
+    for s in range(len(start)):
+        score = Scorer(valid, problem.where[s : s + 1])
 
         def evaluate(x: Any, score: Scorer = score) -> np.ndarray:
             return uei_and_error(score(torch.as_tensor(np.asarray(x), dtype=torch.float32).unsqueeze(0)))[0].numpy()
 
         centre, half = start[s].double().numpy(), width * float(scale[s])
         begin = first[s].double().numpy().clip(centre - half, centre + half)
-        x, f = SEARCHES[method](evaluate, begin, centre - half, centre + half, evaluations, seed)
+        x, f = SEARCHES[method](evaluate, begin, centre - half, centre + half, evaluations, problem.seed)
         keep = non_dominated(torch.as_tensor(f))
         positions.append(torch.as_tensor(x, dtype=torch.float32)[keep])
         values.append(torch.as_tensor(f)[keep])
-    return picked_from(judge, heads, where, start, positions, values, evaluations, tolerance, bool(held_out))
+    return picked_from(problem, positions, values, evaluations)
 
 
 def both_gradients(
-    valid: Features,
-    heads: Tensor,
-    searched: Tensor,
-    *,
-    seed: int,
-    tolerance: float,
-    held_out: float = 0.0,
+    problem: Problem,
     preferences: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9, 0.97),
     temperature: float = 0.3,
     steps: int = 200,
@@ -83,9 +64,8 @@ def both_gradients(
     """Descend cross-entropy and smooth UEI at once: torchjd's UPGrad joins both gradients, by several preferences."""
     from torchjd.aggregation import UPGrad
 
-    where = searched.nonzero().squeeze(1)
-    valid, judge = hold_out(valid, held_out, seed)
-    start, truth = heads[where], valid.labels[:, where].T.float().unsqueeze(1)
+    valid, start = problem.valid, problem.start
+    truth = valid.labels[:, problem.where].T.float().unsqueeze(1)
     member = one_hot(valid.group, valid.groups).float() / len(valid.group)
     unit = noise_unit(valid.x, start).unsqueeze(1)
     moved = torch.zeros(len(start), len(preferences), start.shape[1], requires_grad=True)
@@ -93,10 +73,9 @@ def both_gradients(
     aggregators = [UPGrad(pref_vector=torch.tensor([1 - share, share])) for share in preferences]
     passed = []
     for step in range(1, steps + 1):
-        layer = start.unsqueeze(1) + unit * moved
-        logits = layer[..., :-1] @ valid.x.T + layer[..., -1:]
-        entropy = binary_cross_entropy_with_logits(logits, truth.expand_as(logits), reduction="none").mean(-1)
-        smooth = smooth_uei((logits / temperature).sigmoid(), truth, member)
+        scores = logits(valid.x, start.unsqueeze(1) + unit * moved)
+        entropy = binary_cross_entropy_with_logits(scores, truth.expand_as(scores), reduction="none").mean(-1)
+        smooth = smooth_uei((scores / temperature).sigmoid(), truth, member)
         # heads share nothing, so the gradient of the sum holds each head's own
         rows = [torch.autograd.grad(loss.sum(), moved, retain_graph=True)[0] for loss in (entropy, smooth)]
         jacobians = torch.stack(rows, dim=2)  # [S, P, 2, D + 1]
@@ -107,11 +86,11 @@ def both_gradients(
         if step % SNAPSHOT == 0 or step == steps:
             passed.append((start.unsqueeze(1) + unit * moved).detach())
     candidates = torch.cat(passed, dim=1)
-    f = uei_and_error(Scorer(valid, where)(candidates))
+    f = uei_and_error(problem.scorer()(candidates))
     keep = non_dominated(f)
     positions, values = ([part[s, keep[s]] for s in range(len(start))] for part in (candidates, f))
     cost = 2 * len(preferences) * steps  # gradients
-    return picked_from(judge, heads, where, start, positions, values, cost, tolerance, bool(held_out))
+    return picked_from(problem, positions, values, cost)
 
 
 def fair_thresholds(valid: Features, test: Features, heads: Tensor, constraint: str, seed: int) -> dict[str, Tensor]:
@@ -179,10 +158,10 @@ def mopso_cd(evaluate: Evaluate, first: np.ndarray, low: np.ndarray, high: np.nd
 
 
 def _pymoo(algorithm: Any, evaluate: Evaluate, low: np.ndarray, high: np.ndarray, evaluations: int, seed: int) -> Front:
-    from pymoo.core.problem import Problem
+    from pymoo.core.problem import Problem as OfPymoo
     from pymoo.optimize import minimize
 
-    class Head(Problem):
+    class Head(OfPymoo):
         def _evaluate(self, x: np.ndarray, out: dict[str, np.ndarray], *_: object, **__: object) -> None:
             out["F"] = evaluate(x)
 

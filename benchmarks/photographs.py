@@ -11,7 +11,6 @@ Prints a table and exits 1 where a promise is not kept.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -19,18 +18,18 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import psutil
+from torch import Tensor
 
-from fairnb.book.chapters import read_parameters
 from fairnb.book.tables import summary
-from fairnb.data import read_celeba
-from fairnb.features import load_features, load_layer
-from fairnb.methods import strategies
+from fairnb.experiment import Experiment
+from fairnb.heads import Heads
+from fairnb.methods import METHODS
 from fairnb.metrics import accuracy, underestimation_index
-from fairnb.swarm.mopso import Swarm
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = range(5)
@@ -47,14 +46,14 @@ def main() -> int:
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
         words = ["--params", "params/photographs.yml", "-p", f"data_root={arguments.data_root.resolve()}"]
         seconds, gigabytes = run_book(clone, words)
-        run = clone / "runs" / "photographs"
+        experiment = Experiment.open("photographs", runs=clone / "runs")
         if arguments.keep:
             arguments.keep.mkdir(parents=True, exist_ok=True)
             for name in ("labels.csv", "groups.csv", "run.json"):
-                shutil.copyfile(run / name, arguments.keep / name)
-        means = summary(pd.read_csv(run / "labels.csv")).set_index("method")
-        stages = json.loads((run / "run.json").read_text())["seconds"]
-        second_stage = stages["dynamic weighting"] + stages["multi-task"]
+                shutil.copyfile(experiment.folder / name, arguments.keep / name)
+        means = summary(experiment.labels()).set_index("method")
+        seconds_of = {stage: made["seconds"] for stage, made in experiment.record.stages.items()}
+        second_stage = seconds_of["dynamic weighting"] + seconds_of["multi-task"]
         base, dynamic, multi = (means.loc[name] for name in ("base", "dynamic weighting", "multi-task"))
         claims = [
             ("whole book, minutes", seconds / 60, "≤ 15", seconds <= 15 * 60),
@@ -69,11 +68,11 @@ def main() -> int:
             ("multi-task: labels with a higher UEI", multi.higher, f"of {multi.labels:.0f}", True),
         ]
         if arguments.reference:
-            same = (run / "labels.csv").read_bytes() == arguments.reference.read_bytes()
+            same = (experiment.folder / "labels.csv").read_bytes() == arguments.reference.read_bytes()
             claims.append(("labels.csv equal to the reference", float(same), "to the bit", same))
         print(pd.DataFrame(claims, columns=["what", "seen", "promised", "kept"]).to_string(index=False))
-        print(f"\nstages, seconds: {stages}")
-        print(f"\nfive seeds of the searches on this base model (test split):\n{spread(run, arguments.data_root)}")
+        print(f"\nstages, seconds: {seconds_of}")
+        print(f"\nfive seeds of the searches on this base model (test split):\n{spread(experiment)}")
     return int(not all(kept for *_, kept in claims))
 
 
@@ -103,26 +102,22 @@ def run_book(clone: Path, words: list[str]) -> tuple[float, float]:
     return time.perf_counter() - start, most[0] / 1e9
 
 
-def spread(run: Path, data_root: Path) -> str:
+def spread(experiment: Experiment) -> str:
     """Mean and range over seeds of what each strategy reaches on test."""
-    values = read_parameters(ROOT / "params" / "photographs.yml", [])
-    faces = read_celeba(data_root, values["sensitive"])
-    analysed = faces.analysed(min_positives=values["min_positives"])
-    features, heads = load_features(run / "features.safetensors"), load_layer(run / "base.safetensors")
-    valid, test = features["valid"], features["test"]
-    swarm = Swarm(particles=values["particles"], iterations=values["iterations"], noise=values["noise"])
-    before = strategies.evaluate(test, heads)[analysed]
+    test, problem = experiment.features()["test"].of_labels(experiment.analysed), experiment.problem()
+
+    def judged(heads: Heads) -> tuple[Tensor, Tensor]:
+        tables = heads.of(experiment.analysed).tables(test)
+        return underestimation_index(tables), accuracy(tables)
+
+    before, base_accuracy = judged(Heads(problem.heads.unsqueeze(0)))
     rows = []
     for seed in SEEDS:
-        common = {"searched": analysed, "seed": seed, "tolerance": values["tolerance"], "spread": values["spread"]}
         for method in ("dynamic weighting", "multi-task"):
-            if method == "dynamic weighting":
-                found = strategies.dynamic_weighting(valid, heads, swarm, epsilon=values["epsilon"], **common)
-            else:
-                found = strategies.multi_task(valid, heads, swarm, **common)
-            after = strategies.evaluate(test, found.heads)[analysed]
-            uei, loss = underestimation_index(after), accuracy(before) - accuracy(after)
-            higher = int((uei > underestimation_index(before)).sum())
+            find = METHODS[method].search
+            assert find
+            uei, reached = judged(find(replace(problem, seed=seed), experiment.parameters).heads)
+            loss, higher = base_accuracy - reached, int((uei > before).sum())
             rows.append((method, float(uei.mean()), float(loss.mean()), higher))
     table = pd.DataFrame(rows, columns=["method", "uei", "accuracy_loss", "higher"])
     return table.groupby("method").agg(["mean", "min", "max"]).round(4).to_string()

@@ -22,11 +22,10 @@ from typing import Any
 
 import pandas as pd
 
-from fairnb.book.chapters import chapters, read_parameters, whole_parameters
 from fairnb.book.tables import summary
-from fairnb.experiment import Experiment, open_experiment
+from fairnb.experiment import Experiment
 from fairnb.run.device import resolve
-from fairnb.swarm.mopso import Swarm
+from fairnb.run.parameters import Parameters, read
 
 ROOT = Path(__file__).resolve().parents[1]
 # What `results/` was measured with, and 12 epochs on photographs.
@@ -55,25 +54,26 @@ TRIED: list[dict[str, Any]] = [
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--params", type=Path, default=ROOT / "params" / "demo.yml")
+    parser.add_argument("--params", type=Path, help="the demo's where none is given")
     parser.add_argument("-p", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--turns", type=int, default=3, help="epochs of either recipe whose CPU seconds are compared")
     parser.add_argument("--keep", type=Path, help="folder that keeps the trainings for the next time")
     parser.add_argument("--tried", action="store_true")
     arguments = parser.parse_args()
-    values, _ = whole_parameters(chapters(ROOT), read_parameters(arguments.params, arguments.p))
-    former = FORMER | ({"epochs": 12} if values["data"] != "drawn" else {})
+    given = Parameters(**read(arguments.params, arguments.p))
+    former = FORMER | ({"epochs": 12} if given.data != "drawn" else {})
     with tempfile.TemporaryDirectory() as scratch:
         runs = (arguments.keep or Path(scratch)).resolve()
         if arguments.tried:
-            rows = [shows(values | FORMER | tried, runs, ", ".join(f"{k}={v}" for k, v in tried.items())) for tried in TRIED]
+            named = {", ".join(f"{k}={v}" for k, v in tried.items()): tried for tried in TRIED}
+            rows = [shows(given.but(run=name, **FORMER | tried), runs) for name, tried in named.items()]
             print(pd.DataFrame(rows).to_string(index=False, float_format="{:.3f}".format))
             return 0
-        claims = costs(values, former, runs, arguments.turns)
-        seeds = pd.DataFrame([shows(values | {"seed": seed}, runs, f"seed {seed}") for seed in range(arguments.seeds)])
+        claims = costs(given, former, runs, arguments.turns)
+        seeds = pd.DataFrame([shows(given.but(run=f"seed {seed}", seed=seed), runs) for seed in range(arguments.seeds)])
     print(seeds.to_string(index=False, float_format="{:.4f}".format), end="\n\n")
-    name = "drawn" if values["data"] == "drawn" else "photographs"
+    name = "drawn" if given.data == "drawn" else "photographs"
     known = pd.read_csv(ROOT / "results" / name / "methods.csv").set_index("method").accuracy["base"]
     change = seeds.accuracy.mean() - known
     claims += [
@@ -88,15 +88,15 @@ def main() -> int:
     return int(not table.holds.all())
 
 
-def costs(values: dict[str, Any], former: dict[str, Any], runs: Path, turns: int) -> list[tuple[str, float, str, bool]]:
+def costs(given: Parameters, former: dict[str, Any], runs: Path, turns: int) -> list[tuple[str, float, str, bool]]:
     """CPU seconds of a training by the quick recipe, as a share of one by the former."""
     claims = []
-    for precision in dict.fromkeys(["32-true", resolve(values["device"])[1]]):
+    for precision in dict.fromkeys(["32-true", resolve(given.device)[1]]):
         spent: dict[str, list[float]] = {"former": [], "quick": []}
         for turn in range(turns):
-            for name, recipe in (("former", values | former), ("quick", values)):
-                one = recipe | {"epochs": 1, "precision": precision, "seed": 1000 + turn}
-                spent[name].append(recipe["epochs"] * train(one, runs / "costs", f"{precision}-{name}-{turn}")[1])
+            for name, whole in (("former", given.but(**former)), ("quick", given)):
+                one = whole.but(run=f"{precision}-{name}-{turn}", epochs=1, precision=precision, seed=1000 + turn)
+                spent[name].append(whole.epochs * train(one, runs / "costs")[1])
         seconds = {name: median(values) for name, values in spent.items()}
         print(f"{precision}: former {seconds['former']:.0f} CPU seconds, quick {seconds['quick']:.0f}")
         share = seconds["quick"] / seconds["former"]
@@ -104,28 +104,26 @@ def costs(values: dict[str, Any], former: dict[str, Any], runs: Path, turns: int
     return claims
 
 
-def train(values: dict[str, Any], runs: Path, run: str) -> tuple[Experiment, float]:
+def train(given: Parameters, runs: Path) -> tuple[Experiment, float]:
     """A trained run, and the CPU seconds of its training once the images are there."""
-    experiment = open_experiment(values | {"run": run}, runs=runs)
+    experiment = Experiment.open(runs=runs, **given.model_dump())
     experiment.feed.prepare()
     start = time.process_time()
     experiment.base_model()
     return experiment, time.process_time() - start
 
 
-def shows(values: dict[str, Any], runs: Path, run: str) -> dict[str, Any]:
+def shows(given: Parameters, runs: Path) -> dict[str, Any]:
     """What one training shows of underestimation, and what the searches make of it, on test."""
-    experiment, seconds = train(values, runs, run)
-    swarm = Swarm(**{name: values[name] for name in ("particles", "iterations", "noise", "flight")})
-    same = {name: values[name] for name in ("tolerance", "spread", "steer", "whiten")}
-    experiment.dynamic_weighting(swarm, **same, epsilon=values["epsilon"], layers=values["layers"])
-    experiment.multi_task(swarm, **same)
+    experiment, seconds = train(given, runs)
+    experiment.search("dynamic weighting")
+    experiment.search("multi-task")
     groups, labels = experiment.groups(), experiment.labels()
     analysed = set(labels.label[labels.analysed])
     base = groups[(groups.method == "base") & (groups.split == "test") & groups.label.isin(analysed)]
     means = summary(labels).set_index("method")
     return {
-        "run": run, "CPU seconds": seconds, "accuracy": means.accuracy["base"], "uei": means.uei["base"],
+        "run": given.run, "CPU seconds": seconds, "accuracy": means.accuracy["base"], "uei": means.uei["base"],
         "low": (base.groupby("label").us.min() < 0.8).mean(), "dynamic": means.uei["dynamic weighting"],
         "multi": means.uei["multi-task"], "loss": means.accuracy_loss["multi-task"],
     }  # fmt: skip

@@ -18,37 +18,25 @@ import logging
 import sys
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
 from peers import WIDTHS, evolve
-from torch import Tensor
 
-from fairnb.features import Features, load_features, load_layer
-from fairnb.heads import Scorer
-from fairnb.methods.strategies import multi_task, uei_and_error
-from fairnb.swarm.mopso import Swarm
+from fairnb.features import load_features, load_layer
+from fairnb.methods import Problem, Search
+from fairnb.methods.multi_task import multi_task
+from fairnb.run.parameters import Settings, Swarm
 from fairnb.swarm.repository import hypervolume
 
 TOLERANCE, MIN_POSITIVES = 0.05, 8
-
-
-@dataclass(frozen=True)
-class Task:
-    """What every method is given: validation features, the base's heads of L labels, and the point to measure from."""
-
-    valid: Features
-    heads: Tensor
-    searched: Tensor
-    reference: Tensor
-
-    def share(self, fronts: Tensor, labels: slice = slice(None)) -> Tensor:
-        """Fronts [L, A, 2] as a share of the rectangle below the reference, [L]."""
-        reference = self.reference[labels]
-        return hypervolume(fronts, reference) / reference.prod(-1)
+OURS = {
+    "fairnb, whitened": (Swarm(noise=0.2), Settings(whiten=True)),
+    "fairnb, paper": (Swarm(), Settings()),
+    "fairnb, constricted": (Swarm(flight="constricted"), Settings()),
+}
 
 
 def main() -> int:
@@ -60,31 +48,25 @@ def main() -> int:
     warnings.simplefilter("ignore")
     kept = True
     for run in arguments.runs:
-        task = load(run)
+        problem = load(run)
         rows = []
         for seed in range(arguments.seeds):
-            for method, settings in OURS.items():
+            own = replace(problem, seed=seed)
+            for method, (swarm, settings) in OURS.items():
                 begun = time.perf_counter()
-                how = {name: value for name, value in settings.items() if name != "whiten"}
-                swarm, whiten = Swarm(**how), "whiten" in settings
-                search = multi_task(task.valid, task.heads, swarm, searched=task.searched, seed=seed, whiten=whiten)
-                share = float(task.share(search.fronts.objectives).mean())
-                rows.append((method, "", seed, share, time.perf_counter() - begun))
+                reached = area(problem, multi_task(own, swarm, settings))
+                rows.append((method, "", seed, reached, time.perf_counter() - begun))
             for method, widths in WIDTHS.items():
                 for width in widths:
                     begun = time.perf_counter()
-                    search = evolve(
-                        task.valid, task.heads, method, task.searched, width, evaluations=Swarm().evaluations, seed=seed,
-                        tolerance=TOLERANCE,
-                    )  # fmt: skip
-                    share = float(task.share(search.fronts.objectives).mean())
-                    rows.append((method, str(width), seed, share, time.perf_counter() - begun))
-                    print(f"{run.name}, seed {seed}: {method}, width {width}: {share:.4f}", flush=True)
+                    reached = area(problem, evolve(own, method, width, Swarm().evaluations))
+                    rows.append((method, str(width), seed, reached, time.perf_counter() - begun))
+                    print(f"{run.name}, seed {seed}: {method}, width {width}: {reached:.4f}", flush=True)
         found = pd.DataFrame(rows, columns=["method", "width", "seed", "area", "seconds"])
         table = found.groupby(["method", "width"], sort=False).agg(
             area=("area", "mean"), least=("area", "min"), most=("area", "max"), seconds=("seconds", "mean")
         )
-        print(f"\n{run.name}: {int(task.searched.sum())} labels, {arguments.seeds} seeds\n{table.round(4)}\n")
+        print(f"\n{run.name}: {len(problem.where)} labels, {arguments.seeds} seeds\n{table.round(4)}\n")
         best = table.loc[list(WIDTHS)].area.max()
         ours = table.loc["fairnb, whitened"].area.iloc[0]
         claims = [("mean area, of the best peer's", ours / best, "≥ 1.03", ours >= 1.03 * best)]
@@ -93,24 +75,21 @@ def main() -> int:
     return int(not kept)
 
 
-OURS: dict[str, dict[str, Any]] = {
-    "fairnb, whitened": {"whiten": True, "noise": 0.2},
-    "fairnb, paper": {},
-    "fairnb, constricted": {"flight": "constricted"},
-}
-
-
-def load(run: Path) -> Task:
-    features, heads = load_features(run / "features.safetensors"), load_layer(run / "base.safetensors")
-    valid, test = features["valid"], features["test"]
+def load(run: Path) -> Problem:
+    """Of the labels that have enough positives."""
+    features = load_features(run / "features.safetensors")
     enough = [
-        (split.labels[split.group == group].sum(0) >= MIN_POSITIVES)
-        for split in (valid, test)
+        split.labels[split.group == group].sum(0) >= MIN_POSITIVES
+        for split in (features["valid"], features["test"])
         for group in range(split.groups)
     ]
-    searched = torch.stack(enough).all(0)
-    values = uei_and_error(Scorer(valid, searched.nonzero().squeeze(1))(heads[searched].unsqueeze(1)))[:, 0]
-    return Task(valid, heads, searched, values + torch.tensor([0.0, TOLERANCE]))
+    return Problem(features["valid"], load_layer(run / "base.safetensors"), torch.stack(enough).all(0), TOLERANCE)
+
+
+def area(problem: Problem, search: Search) -> float:
+    """The fronts' share of the rectangle below the base's UEI and its error with what may be lost, mean over the labels."""
+    corner = problem.base + torch.tensor([0.0, TOLERANCE])
+    return float((hypervolume(search.fronts.objectives, corner) / corner.prod(-1)).mean())
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +28,17 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from fairnb.book.chapters import read_parameters
+from fairnb.checkpoint import Requests
 from fairnb.data import Faces, decode_images, read_celeba
 from fairnb.data.drawn.faces import DrawnImages
 from fairnb.data.drawn.people import CELEBA, draw_people, read_statistics
 from fairnb.data.drawn.portrait import ATTRIBUTES
 from fairnb.data.faces import Chosen
-from fairnb.data.feeding import Feed, apply
+from fairnb.data.feeding import Feed
 from fairnb.model import build_model
 from fairnb.run.device import make_fabric
-from fairnb.training import Recipe, Requests, _Training, train_base
+from fairnb.run.parameters import Parameters, Recipe, read
+from fairnb.training import _Training, train_base
 
 ROOT = Path(__file__).resolve().parents[1]
 SPLITS = (162_770, 19_867, 19_962)  # CelebA's own
@@ -121,10 +121,8 @@ def preparing(root: Path, different: int, scratch: Path) -> list[tuple[str, floa
 
 def feeding(root: Path, arguments: argparse.Namespace, scratch: Path) -> list[tuple[str, float, str, bool]]:
     """Images a second of `params/paper.yml` on files, on the decoded array, on tensors in memory, and of a plain loop."""
-    values = read_parameters(ROOT / "params" / "paper.yml", [])
-    known = {field.name for field in fields(Recipe)}
     # the weights decide nothing about speed, and are not to be had without a network
-    recipe = Recipe(**{name: value for name, value in values.items() if name in known} | {"weights": ""})
+    recipe = Parameters(**read(ROOT / "params" / "paper.yml", [f"data_root={root}", "weights="])).part(Recipe)
     fabric = make_fabric(arguments.device, recipe.precision)
     device = fabric.device
     steps = arguments.steps or (3 if device.type == "cpu" else 100)
@@ -140,7 +138,7 @@ def feeding(root: Path, arguments: argparse.Namespace, scratch: Path) -> list[tu
     ways["in memory"] = resident_steps(trainings["cached"], steps)
     if arguments.compiled:
         feed = trainings["cached"].feed
-        compiled = replace(recipe, compiled=True)
+        compiled = recipe.but(compiled=True)
         training = _Training(fabric, fresh(compiled, some), some, compiled, scratch / "compiled", feed, "", False)
         ways["in memory, compiled"] = resident_steps(training, steps)
     seen: dict[str, list[float]] = {name: [] for name in ways}
@@ -243,23 +241,22 @@ def extraction(training: _Training, faces: Faces, images: int) -> dict[str, floa
     feed.__dict__["_pictures"] = type(training.feed._pictures)(faces.images, feed._stored, None)  # not all looked through
     speeds = {}
     for name, function, autocast in (("validation", model, True), ("features", model.penultimate, False)):
-        apply(function, rows[:128], feed, title=name, autocast=autocast)  # warms up
+        feed.apply(function, rows[:128], title=name, autocast=autocast)  # warms up
         begun = time.perf_counter()
-        apply(function, rows, feed, title=name, autocast=autocast)
+        feed.apply(function, rows, title=name, autocast=autocast)
         speeds[name] = len(rows) / (time.perf_counter() - begun)
     return speeds
 
 
 def arithmetic(arguments: argparse.Namespace, scratch: Path) -> list[tuple[str, float, str, bool]]:
     """Validation accuracy of the photographs after training in bf16 and in float32, at the epoch kept."""
-    values = read_parameters(ROOT / "params" / "photographs.yml", [])
-    known = {field.name for field in fields(Recipe)}
-    recipe = Recipe(**{name: value for name, value in values.items() if name in known} | {"epochs": arguments.epochs})
-    faces = read_celeba(arguments.photographs, values["sensitive"])
+    words = [f"data_root={arguments.photographs}", f"epochs={arguments.epochs}"]
+    given = Parameters(**read(ROOT / "params" / "photographs.yml", words))
+    faces = read_celeba(given.data_root, given.sensitive)
     rows = []
     for seed in range(arguments.seeds):
         for precision in ("bf16-mixed", "32-true"):
-            one = replace(recipe, precision=precision, seed=seed)
+            one = given.part(Recipe).but(precision=precision, seed=seed)
             fabric = make_fabric(arguments.device, precision)
             feed = Feed(faces.images, one.resize, one.image_size, cache=scratch / "photographs", fabric=fabric)
             base = train_base(faces, one, scratch / f"{precision}-{seed}", feed)

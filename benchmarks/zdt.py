@@ -26,7 +26,8 @@ import pandas as pd
 import torch
 
 from fairnb.run.files import save_table
-from fairnb.swarm.mopso import Flight, Swarm, mopso
+from fairnb.run.parameters import Swarm
+from fairnb.swarm.mopso import Flight, mopso
 from fairnb.swarm.zdt import DIMENSIONS, zdt
 
 PEOPLE, ROUNDS, REFERENCE = 100, 250, np.array([1.1, 1.1])

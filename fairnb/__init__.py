@@ -1,11 +1,9 @@
-"""fairnb: underestimation bias in image classifiers, assessed and mitigated by multi-objective particle swarms.
+"""fairnb: measure and mitigate underestimation bias in image classifiers by multi-objective particle swarms.
 
-An implementation of Blanzeisky and Cunningham, "Beyond Accuracy: Addressing Underestimation Bias in Multi-Label Image
-Classification through Multi-Objective Optimization". The road is straight:
+It implements Blanzeisky and Cunningham, "Beyond Accuracy: Addressing Underestimation Bias in Multi-Label Image
+Classification through Multi-Objective Optimization". In `fairnb.experiment.Experiment` each arrow is one function:
 
     data → base model → features → search → front → pick → model → table of results → figure
-
-and each arrow is one function: see `fairnb.experiment.Experiment` for all of them in order.
 
 >>> import torch
 >>> from fairnb.metrics import contingency_table, underestimation_index, underestimation_score

@@ -1,4 +1,4 @@
-"""How an interrupted training continues: its checkpoint, the signals that stop it, and the lock on its folder."""
+"""Interruption of a training: checkpoints, the signals that stop it, and the lock on its folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from fairnb.run.files import load_notes, load_tensors
+from fairnb.run.files import load_notes, load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Course:
-    """How far a training has come: all that a checkpoint holds beside the weights and Adam's moments."""
+    """Progress of a training: all that a checkpoint holds beside the weights and Adam's moments."""
 
     rows: list[dict[str, float]] = field(default_factory=list)  # the finished epochs, as in `BaseModel.history`
     counts: list[Tensor] = field(default_factory=list)  # their contingency tables on validation, int64 [L, G, 2, 2]
@@ -37,8 +37,20 @@ class Course:
 
 
 @torch.no_grad()
+def save_checkpoint(path: Path, model: nn.Module, adam: torch.optim.Optimizer, course: Course, key: str) -> None:
+    """Write the weights, Adam's moments and the course; `key` identifies the training."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for index, state in adam.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+    if course.counts:
+        tensors["counts"] = torch.stack(course.counts)
+    plain = {name: value for name, value in vars(course).items() if name != "counts"}
+    save_tensors(path, tensors, course=json.dumps(plain), recipe=key)
+
+
+@torch.no_grad()
 def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Course:
-    """Put the checkpoint's weights and Adam's moments in place; returns how far it had come."""
+    """Restore the weights and Adam's moments in place, and return the course."""
     tensors = load_tensors(path)
     model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
     parameters = list(model.parameters())
@@ -47,8 +59,7 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         if name.startswith("adam."):
             _, index, key = name.split(".", 2)
             parameter = parameters[int(index)]
-            if tensor.shape == parameter.shape:
-                # fused Adam walks through memory: a moment must lie there as its weight does
+            if tensor.shape == parameter.shape:  # fused Adam requires the memory layout of the weight
                 tensor = torch.empty_like(parameter).copy_(tensor)
             state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
@@ -57,14 +68,14 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
 
 
 class Requests:
-    """Notes Ctrl-C, and the signal that ends programs, so that a step is finished and saved before the program ends."""
+    """Records SIGINT (Ctrl-C) and SIGTERM, so that the current step is finished and saved before the program ends."""
 
     def __init__(self) -> None:
         self.asked = False
         self.before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Requests:
-        if threading.current_thread() is threading.main_thread():  # Python delivers signals to no other
+        if threading.current_thread() is threading.main_thread():  # Python delivers signals to no other thread
             self.before = {kind: signal.signal(kind, self._note) for kind in (signal.SIGINT, signal.SIGTERM)}
         return self
 
@@ -81,16 +92,14 @@ class Requests:
 
 @contextmanager
 def alone(folder: Path, fabric: Fabric) -> Iterator[None]:
-    """Keep other trainings out of the folder, and clear away what one that was killed left half written.
+    """Lock the folder against other trainings, and delete half-written files of one that was killed.
 
-    Raises:
-        ValueError: if another training is under way there.
-        OSError: if the folder cannot be written to.
+    Another training under way raises ValueError; a folder that cannot be written to raises OSError.
     """
     if not fabric.is_global_zero:
         yield
         return
-    lock = FileLock(folder / ".training.lock", timeout=0)  # the system frees it, however the program ends
+    lock = FileLock(folder / ".training.lock", timeout=0)  # the system releases it, however the program ends
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -99,7 +108,7 @@ def alone(folder: Path, fabric: Fabric) -> Iterator[None]:
     except OSError as error:
         raise OSError(f"{folder} cannot be written to ({error.strerror or error}): choose another place for runs") from error
     try:
-        for half in (*folder.glob(".*.part"), *folder.glob(".tmp*")):  # ours, and safetensors' own
+        for half in (*folder.glob(".*.part"), *folder.glob(".tmp*")):  # ours and safetensors'
             half.unlink()
         yield
     finally:
@@ -108,11 +117,7 @@ def alone(folder: Path, fabric: Fabric) -> Iterator[None]:
 
 
 def refuse_little_room(folder: Path, model: nn.Module) -> None:
-    """The best weights, a checkpoint of three times their size, and beside it the next one: is there room for them?
-
-    Raises:
-        OSError: with what is free and what is needed.
-    """
+    """Raise OSError unless the disk has room for the best weights and two checkpoints, each of three times their size."""
     there = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     free = shutil.disk_usage(folder).free

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from fairnb.book.chapters import ChapterError, Parameters, chapters, read_parameters, run_chapters, whole_parameters
+# Each command imports its own modules, so that help and rejected arguments do not wait for torch.
+RENDERING = 30.0  # seconds, on the machine of the chapters' own seconds: two AVX2 cores
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
@@ -18,90 +20,87 @@ Assign = Annotated[list[str] | None, typer.Option("-p", metavar="KEY=VALUE", hel
 Name = Annotated[str | None, typer.Option("--run", help="Name of the run: results go to runs/NAME.")]
 
 
+def with_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Report bad input in a line or two, with exit status 1; an unexpected error keeps its traceback."""
+
+    @functools.wraps(command)
+    def checked(*args: Any, **options: Any) -> None:
+        try:
+            command(*args, **options)
+        except (ValueError, OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and type(error).__name__ != "ChapterError":  # by name: a slow import
+                raise
+            typer.secho(f"fairnb: {error}", fg=typer.colors.RED, err=True)
+            sys.exit(1)
+        except KeyboardInterrupt as stopped:
+            words = str(stopped) or "interrupted; finished work is kept, and the same command continues from there"
+            typer.secho(f"fairnb: {words}", err=True)
+            sys.exit(130)
+
+    return checked
+
+
 @app.command()
+@with_errors
 def run(
     chapter: Annotated[list[str] | None, typer.Argument(help="Chapters by name or number; all by default.")] = None,
     params: Params = None,
     p: Assign = None,
     run: Name = None,
+    parameters: Annotated[bool, typer.Option("--parameters", help="List the parameters, and do nothing.")] = False,
 ) -> None:
     """Execute chapters in order; the executed notebooks are left in runs/NAME/chapters."""
-    with_errors(lambda: _run(chapter or [], params, p, run))
+    if not parameters:
+        _run(chapter or [], params, p, run)
+        return
+    from fairnb.run.parameters import Parameters, describe
+
+    for name in Parameters.model_fields:
+        kind, default, words = describe(name)
+        typer.echo(f"{name} = {default}  # {words} ({kind})")
 
 
 @app.command()
+@with_errors
 def book(params: Params = None, p: Assign = None, run: Name = None) -> None:
     """Execute every chapter, then render the book; it opens at book/_build/html/index.html."""
-    with_errors(lambda: _book(params, p, run))
+    executed = _run([], params, p, run, afterwards=RENDERING)
+    from fairnb.book.pages import build_book
 
-
-@app.command()
-def train(params: Params = None, p: Assign = None, run: Name = None) -> None:
-    """Train the base model and compute its features, on one device or many (`-p devices=8`, torchrun, fabric run)."""
-    with_errors(lambda: _train(params, p, run))
-
-
-@app.command()
-def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, such as runs/demo.")],
-    csv: Annotated[Path | None, typer.Option(help="Folder that receives the tables as CSV.")] = None,
-) -> None:
-    """Print what every method of some runs reaches on test, with 95 % intervals over images and seeds."""
-    with_errors(lambda: _compare(runs, csv))
-
-
-@app.command()
-def download(root: Annotated[Path, typer.Argument(help="Folder that receives the dataset.")]) -> None:
-    """Fetch the official CelebA files (about 1.4 GB) with torchvision."""
-    from fairnb.data import download_celeba
-
-    with_errors(lambda: typer.echo(f"CelebA is in {download_celeba(root)}"))
-
-
-def with_errors(action: Callable[[], object]) -> None:
-    """Bad input ends with its line or two, and exit status 1; anything unexpected keeps its traceback."""
-    try:
-        action()
-    except (ValueError, OSError, ChapterError) as error:
-        typer.secho(f"fairnb: {error}", fg=typer.colors.RED, err=True)
-        sys.exit(1)
-    except KeyboardInterrupt as stopped:
-        told = str(stopped) or "interrupted; what is done is kept, and the same command goes on from there"
-        typer.secho(f"fairnb: {told}", err=True)
-        sys.exit(130)
-
-
-def _run(chapter: list[str], params: Path | None, p: list[str] | None, run: str | None, *, afterwards: float = 0.0) -> Path:
-    return run_chapters(_root(), chapter, _values(params, p, run), typer.echo, afterwards=afterwards)
-
-
-def _book(params: Path | None, p: list[str] | None, run: str | None) -> None:
-    from fairnb.book.pages import SECONDS, build_book
-
-    executed = _run([], params, p, run, afterwards=SECONDS)
     typer.echo(f"the book is at {build_book(_root(), executed, typer.echo)}")
 
 
-def _train(params: Path | None, p: list[str] | None, run: str | None) -> None:
-    from fairnb.experiment import open_experiment
-    from fairnb.run.device import join_group  # these import torch, which takes seconds
+@app.command()
+@with_errors
+def train(params: Params = None, p: Assign = None, run: Name = None) -> None:
+    """Train the base model and compute its features, on one device or many (`-p devices=8`, torchrun, fabric run)."""
+    from fairnb.run.record import Record
 
-    values, _ = whole_parameters(chapters(_root()), _values(params, p, run))
-    fabric = join_group(*(values[name] for name in ("device", "precision", "devices", "num_nodes")))
-    experiment = open_experiment(values, fabric)
+    record = Record.open(**_values(params, p, run))
+    from fairnb.experiment import Experiment  # these import torch, which takes seconds
+    from fairnb.run.device import join_group
+
+    given = record.parameters
+    experiment = Experiment(record, join_group(given.device, given.precision, given.devices, given.num_nodes))
     base = experiment.base_model()
     experiment.features()
     if experiment.leads:
-        known, history = experiment.provenance(), base.history
+        known, history = experiment.record.known, base.history
         gpu = f", on the GPU {known['peak_gpu_memory_gb']:.1f} GB" if known["peak_gpu_memory_gb"] else ""
         typer.echo(
             f"{len(history)} epochs in {base.seconds / 3600:.2f} hours, {history.images_per_second.median():,.0f} images/s; "
             f"epoch {base.best_epoch} kept, validation mAP {history.val_map.max():.3f}; "
-            f"most memory {known['peak_memory_gb']:.1f} GB{gpu}; results in {experiment.folder}"
+            f"peak memory {known['peak_memory_gb']:.1f} GB{gpu}; results in {experiment.folder}"
         )
 
 
-def _compare(runs: list[Path], csv: Path | None) -> None:
+@app.command()
+@with_errors
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, such as runs/demo.")],
+    csv: Annotated[Path | None, typer.Option(help="Folder that receives the tables as CSV.")] = None,
+) -> None:
+    """Print the test results of every method of some runs, with 95 % intervals over images and seeds."""
     from fairnb.book.tables import beside, of_methods
     from fairnb.evidence.compare import compare
     from fairnb.evidence.weigh import DIGITS
@@ -109,10 +108,10 @@ def _compare(runs: list[Path], csv: Path | None) -> None:
     if csv is not None and not csv.is_dir():
         raise FileNotFoundError(f"no folder {csv} to write the tables into: make it first")
     evidence = compare(runs, say=typer.echo)
-    methods = evidence.methods.round(DIGITS)  # what is printed is what is written
+    methods = evidence.methods.round(DIGITS)  # printed as it is written
     typer.echo(of_methods(methods).to_string(index=False) + "\n")
     typer.echo(beside(methods).to_string(index=False) + "\n")
-    typer.echo(f"Brackets hold 95 % intervals: {methods.units[0]} of the test split drawn anew, seeds: {methods.seeds[0]}.")
+    typer.echo(f"Brackets: 95 % intervals over resampled {methods.units[0]} of the test split; seeds: {methods.seeds[0]}.")
     worse = evidence.changes[evidence.changes.worsened] if len(evidence.changes) else evidence.changes
     for row in worse.itertuples():
         typer.echo(f"{row.method} worsens {row.label}: UEI +{row.change:.3f} ({row.low:.3f} to {row.high:.3f})")
@@ -120,8 +119,29 @@ def _compare(runs: list[Path], csv: Path | None) -> None:
         evidence.save(csv)
 
 
-def _values(params: Path | None, p: list[str] | None, run: str | None) -> Parameters:
-    return read_parameters(params, p or []) | ({} if run is None else {"run": run})
+@app.command()
+@with_errors
+def download(root: Annotated[Path, typer.Argument(help="Folder that receives the dataset.")]) -> None:
+    """Fetch the official CelebA files (about 1.4 GB) with torchvision."""
+    from fairnb.data import download_celeba
+
+    typer.echo(f"CelebA is in {download_celeba(root)}")
+
+
+def _run(chapter: list[str], params: Path | None, p: list[str] | None, run: str | None, *, afterwards: float = 0.0) -> Path:
+    from fairnb.run.record import Record
+
+    values = _values(params, p, run)
+    Record.open(runs=_root() / "runs", **values)  # rejects bad values before the slow imports
+    from fairnb.book.chapters import run_chapters
+
+    return run_chapters(_root(), chapter, values, typer.echo, afterwards=afterwards)
+
+
+def _values(params: Path | None, p: list[str] | None, run: str | None) -> dict[str, Any]:
+    from fairnb.run.parameters import read
+
+    return {"run": "demo"} | read(params, p or []) | ({} if run is None else {"run": run})
 
 
 def _root() -> Path:

@@ -1,75 +1,68 @@
-"""The backbone runs once: what the last layer reads, computed for validation and test and saved.
-
-The second stage of the method works on these numbers and never sees an image.
-"""
+"""Penultimate features of validation and test, computed once and saved; the searches work on these and see no image."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from fairnb.data.feeding import Feed, apply
+from fairnb.metrics import contingency_table
 from fairnb.run.files import load_notes, load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from fairnb.data import Faces
+    from fairnb.data.feeding import Feed
     from fairnb.model import MultiLabelNet
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """What the last layer reads, computed once a split: the second stage needs nothing else.
+    """Features, labels and groups of one split, for the second stage. Different numbers of images raise ValueError."""
 
-    Attributes:
-        x: float32 [N, D] ≥ 0, penultimate features.
-        labels: bool [N, L].
-        group: int64 [N] in 0..G-1.
-        groups: G, also where a group has nobody in this split.
-        person: int64 [N], a number for whoever an image shows; None where that is not known.
-    """
-
-    x: Tensor
-    labels: Tensor
-    group: Tensor
-    groups: int
-    person: Tensor | None = None
+    x: Tensor  # float32 [N, D] ≥ 0, penultimate features, or pooled ones
+    labels: Tensor  # bool [N, L]
+    group: Tensor  # int64 [N] in 0..G-1
+    groups: int  # G, also where a group has nobody in this split
+    person: Tensor | None = None  # int64 [N], number of the person shown; None if unknown
 
     def __post_init__(self) -> None:
-        """Refuse parts that do not belong together.
-
-        Raises:
-            ValueError: if the numbers of images differ.
-        """
         rows = {name: len(part) for name, part in self.tensors().items()}
         if len(set(rows.values())) > 1:
-            found = ", ".join(f"{count:,} rows in {name}" for name, count in rows.items())
-            raise ValueError(f"features, labels and groups are of different images: {found}")
+            counts = ", ".join(f"{count:,} rows in {name}" for name, count in rows.items())
+            raise ValueError(f"features, labels and groups are of different images: {counts}")
 
     @property
     def people(self) -> tuple[int, Tensor]:
-        """How many people are shown, and which of them each image shows, int64 [N]; somebody else in each if unknown."""
+        """Number of people, and the person in each image, int64 [N]; if unknown, every image counts as its own person."""
         if self.person is None:
             return len(self.x), torch.arange(len(self.x))
         found, which = self.person.unique(return_inverse=True)
         return len(found), which
 
     def to(self, device: torch.device | str) -> Features:
-        """The same on another device."""
+        """A copy on another device."""
         return self._each(lambda part: part.to(device))
 
     def rows(self, rows: Tensor) -> Features:
-        """Those of some images, int64 or bool."""
+        """The features of some images, int64 or bool."""
         rows = rows.to(self.x.device)
         return self._each(lambda part: part[rows])
 
+    def of_labels(self, labels: Tensor) -> Features:
+        """The features with some labels, bool [L] or indices."""
+        return replace(self, labels=self.labels[:, labels.to(self.labels.device)])
+
+    def tables(self, predicted: Tensor) -> Tensor:
+        """Contingency tables int64 [L, G, 2, 2] of predictions bool [L, N]."""
+        return contingency_table(predicted, self.labels.T, self.group, self.groups)
+
     def tensors(self) -> dict[str, Tensor]:
-        """Whatever has a row for each image."""
+        """The tensors that have one row per image, by name."""
         return {name: part for name, part in vars(self).items() if isinstance(part, Tensor)}
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Features:
@@ -79,52 +72,41 @@ class Features:
 def extract_features(faces: Faces, model: MultiLabelNet, feed: Feed, *, layer: str = "penultimate") -> dict[str, Features]:
     """Run the backbone once over validation and test: `{"valid": Features, "test": Features}`, on the CPU.
 
-    `layer` names a method of the network: 'penultimate', what the last layer reads, or 'pooled', what the layer before it
-    reads. The features are computed in float32 whatever the training's precision: the tables of results depend on them.
+    `layer` names a method of the network: 'penultimate', or 'pooled' for a search that moves both layers. Features are
+    computed in float32 whatever the training's precision, since the tables of results depend on them.
     """
     model = model.to(feed.fabric.device).eval()
-    found = {}
+    features = {}
     for split in ("valid", "test"):
         rows = faces.rows(split)
-        x = apply(getattr(model, layer), rows, feed, title=f"features of {split}")
+        x = feed.apply(getattr(model, layer), rows, title=f"features of {split}")
         person = None if faces.person is None else faces.person[rows]
-        found[split] = Features(x, faces.labels[rows], faces.group[rows], len(faces.group_names), person)
-    return found
+        features[split] = Features(x, faces.labels[rows], faces.group[rows], len(faces.group_names), person)
+    return features
 
 
 def save_features(path: Path, features: dict[str, Features]) -> None:
-    """Write the features of splits as one safetensors file."""
+    """Write the features of all splits as one safetensors file."""
     parts = {f"{split}.{name}": value for split, part in features.items() for name, value in part.tensors().items()}
     save_tensors(path, parts, groups=json.dumps({split: part.groups for split, part in features.items()}))
 
 
 def load_features(path: Path) -> dict[str, Features]:
-    """The features of splits that `save_features` wrote, mapped: read where they are used.
-
-    Raises:
-        ValueError: if the file is damaged or holds something else, with its path.
-    """
+    """Memory-map the features that `save_features` wrote. A damaged or different file raises ValueError with its path."""
     saved, notes = load_tensors(path), load_notes(path)
     if "groups" not in notes:
         raise ValueError(f"{path} does not say how many groups there are: delete it to make it anew")
-    return {
-        split: Features(
-            **{name.removeprefix(f"{split}."): value for name, value in saved.items() if name.startswith(f"{split}.")},
-            groups=count,
-        )
-        for split, count in json.loads(notes["groups"]).items()
-    }
+    parts: dict[str, dict[str, Any]] = {split: {"groups": count} for split, count in json.loads(notes["groups"]).items()}
+    for name, value in saved.items():
+        split, _, field = name.partition(".")
+        parts[split][field] = value
+    return {split: Features(**part) for split, part in parts.items()}
 
 
 def load_layer(path: Path, layer: str = "head") -> Tensor:
-    """A fully connected layer of a network in a file such as a run's `base.safetensors`: weights and biases.
+    """Weights and biases of a layer in a file such as `base.safetensors`: 'head' [L, D + 1] or 'hidden' [D, F + 1], float32.
 
-    Args:
-        path: of the file.
-        layer: 'head', float32 [L, D + 1], or 'hidden', float32 [D, F + 1].
-
-    Raises:
-        ValueError: if the file is damaged, with its path.
+    A damaged file raises ValueError with its path.
     """
     saved = load_tensors(path)
     return torch.cat([saved[f"{layer}.weight"], saved[f"{layer}.bias"].unsqueeze(1)], dim=1)

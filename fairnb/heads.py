@@ -1,52 +1,98 @@
-"""Score swarms of heads on a split, in blocks of images: a matrix product, a threshold and a count.
+"""Heads on saved features: their predictions, and the contingency tables of whole swarms.
 
-    score = Scorer(features)
-    tables = score(heads)                      # [L, P, D + 1] → int64 [L, P, G, 2, 2], exact counts
+    heads = Heads(layer.unsqueeze(0))          # shared by all groups, from float32 [L, D + 1]
+    heads.predict(features)                    # bool [L, N]
+    Scorer(features)(swarm)                    # float32 [L, P, D + 1] → int64 [L, P, G, 2, 2], exact counts
 
-Images are taken in blocks of fixed size, so that memory does not grow with their number and features may lie in a mapped
-file. With several processes each takes its share of the blocks, and the counts are summed once. Counts are integers and
-every block is the same product wherever it is computed, so any number of processes gives the same tables to the bit.
+A swarm is scored by a matrix product, a threshold and a count, in blocks of images: memory does not grow with their number,
+and features may be memory-mapped. Several processes share the blocks and sum the counts once. Counts are integers and every
+block is the same product on any process, so any number of processes gives the same tables to the bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from fairnb.features import Features
-from fairnb.metrics import cells
+from fairnb.metrics import accuracy, cells, underestimation_index
 from fairnb.run.messages import unknown
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-EXACT = {torch.float32: 2**24, torch.bfloat16: 2**8}  # a sum of so many ones is exact in this type
-ROWS = 2048  # images a block
-RESIDENT = 2**27  # numbers: features up to so many are converted once, larger ones anew at each scoring
-HIDDEN = 2**26  # hidden activations that are held at once where both layers move
+EXACT = {torch.float32: 2**24, torch.bfloat16: 2**8}  # most ones that add up exactly in this type
+ROWS = 2048  # images per block
+RESIDENT = 2**27  # features up to this many numbers are converted once, larger ones at each scoring
+HIDDEN = 2**26  # hidden activations held at once where both layers move
+
+
+def logits(x: Tensor, layer: Tensor) -> Tensor:
+    """Outputs [..., R, N] of a fully connected layer [..., R, D + 1], its weights then its bias, for x [N, D]."""
+    return layer[..., :-1] @ x.T + layer[..., -1:]
+
+
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """The last layer of a model, and the layer before it where that moved too."""
+
+    weights: Tensor  # float32 [G, L, D + 1], each label's weights then its bias; G is 1 where the groups share them
+    hidden: Tensor | None = None  # float32 [D, F + 1], the layer before, where it moved; features are then its input [N, F]
+
+    @property
+    def by_group(self) -> bool:
+        """Whether each group has its own heads, so that a prediction needs the group."""
+        return len(self.weights) > 1
+
+    @property
+    def last(self) -> Tensor:
+        """The last layer of a network, float32 [L, D + 1]; heads by group raise ValueError."""
+        if self.by_group:
+            raise ValueError(f"these are heads of {len(self.weights)} groups, and a network has one last layer")
+        return self.weights[0]
+
+    def of(self, labels: Tensor) -> Heads:
+        """The heads of some labels, bool [L] or indices."""
+        return replace(self, weights=self.weights[:, labels])
+
+    def below(self, features: Features) -> Features:
+        """Penultimate features: those given, or the output of `hidden`."""
+        if self.hidden is None:
+            return features
+        return replace(features, x=(features.x @ self.hidden[:, :-1].T + self.hidden[:, -1]).relu())
+
+    def logits(self, features: Features) -> Tensor:
+        """Logits float32 [L, N] by the heads of each image's group; a logit above 0 predicts the label."""
+        return self._own(logits(self.below(features).x, self.weights if self.by_group else self.weights[0]), features)
+
+    def predict(self, features: Features) -> Tensor:
+        """Predictions bool [L, N]."""
+        weights = self.weights if self.by_group else self.weights[0]
+        return self._own(weights[..., :-1] @ self.below(features).x.T > -weights[..., -1:], features)
+
+    def tables(self, features: Features) -> Tensor:
+        """Contingency tables int64 [L, G, 2, 2] of the predictions."""
+        return features.tables(self.predict(features))
+
+    def _own(self, values: Tensor, features: Features) -> Tensor:
+        return values.gather(0, features.group.expand(1, *values.shape[1:]))[0] if self.by_group else values
 
 
 class Scorer:
-    """Contingency tables of many heads a label at once."""
+    """Contingency tables of many heads per label at once.
+
+    `features.x` may be memory-mapped. `searched` holds int64 indices of the L labels scored, all by default. The product is
+    in `dtype` 'float32' or 'bfloat16'; another raises ValueError. The processes of `fabric` share the images.
+    """
 
     def __init__(
         self, features: Features, searched: Tensor | None = None, *, dtype: str = "float32", fabric: Fabric | None = None
     ) -> None:
-        """Take hold of a split.
-
-        Args:
-            features: of the split; `x` may be memory-mapped.
-            searched: indices of the L labels that are scored, int64; all by default.
-            dtype: of the matrix product, 'float32' or 'bfloat16'.
-            fabric: of the processes among which the images are shared; None for one process.
-
-        Raises:
-            ValueError: for another dtype.
-        """
         if dtype not in DTYPES:
             raise ValueError(unknown("arithmetic (steer)", dtype, DTYPES))
         self.features, self.dtype, self.fabric = features, DTYPES[dtype], fabric
@@ -61,26 +107,18 @@ class Scorer:
         self.total = self._sum(total).unflatten(-1, (features.groups, 2))  # [L, G, 2], of all images
         self.resident = list(self._read()) if len(self.mine) * ROWS * features.x.shape[1] <= RESIDENT else None
 
-    def bytes_summed(self, particles: int) -> int:
-        """Bytes that a process hands to `all_reduce` at each scoring, whatever the number of images."""
-        return self.total.numel() * particles * 8
-
     @torch.no_grad()
     def __call__(self, heads: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """Tables int64 [L, P, G, 2, 2].
+        """Tables int64 [L, P, G, 2, 2] of heads float32 [L, P, D + 1], each label's weights then its bias.
 
-        Args:
-            heads: float32 [L, P, D + 1], each label's weights and bias.
-            hidden: float32 [P, D, F + 1], the layer before: its weights and biases, where each particle has its own; then
-                `features.x` is what that layer reads.
+        `hidden`, float32 [P, D, F + 1], is each particle's own layer before the last; then `features.x` is its input.
         """
         labels, particles = heads.shape[:2]
         heads = heads.to(self.dtype)
-        if hidden is not None:
-            hidden = hidden.to(self.dtype)
+        hidden = None if hidden is None else hidden.to(self.dtype)
         positives = torch.zeros(labels, particles, self.total[0].numel(), dtype=torch.int64, device=heads.device)
         for x, cell in self.resident or self._read():
-            predicted = _predict(x, heads) if hidden is None else _predict_through(x, hidden, heads)  # [L, P, B] ones, zeros
+            predicted = _predict(x, heads) if hidden is None else _predict_through(x, hidden, heads)  # 0/1 [L, P, B]
             for first in range(0, len(x), EXACT[self.dtype]):
                 part = slice(first, first + EXACT[self.dtype])
                 positives += torch.bmm(predicted[..., part], cell[:, part]).long()
@@ -99,18 +137,17 @@ class Scorer:
 
     def _sum(self, counts: Tensor) -> Tensor:
         if self.fabric is not None and self.fabric.world_size > 1:
-            torch.distributed.all_reduce(counts)  # Fabric's own would have the processes wait for each other first
+            torch.distributed.all_reduce(counts)  # without the barrier in Fabric's own
         return counts
 
 
-def score_heads(features: Features, heads: Tensor, searched: Tensor | None = None) -> Tensor:
-    """Tables int64 [L, P, G, 2, 2] of heads [L, P, D + 1]; or [L, P, G·(D + 1)], one for each group in a row.
+def uei_and_error(tables: Tensor) -> Tensor:
+    """Objectives of a label's search: UEI and 1 − accuracy, float64 [..., 2], of tables [..., G, 2, 2]."""
+    return torch.stack([underestimation_index(tables), 1 - accuracy(tables)], dim=-1)
 
-    Args:
-        features: of the split.
-        heads: each label's weights and bias; where groups have their own, each group's answers are by these.
-        searched: indices of the L labels that are scored, int64; all by default.
-    """
+
+def score_heads(features: Features, heads: Tensor, searched: Tensor | None = None) -> Tensor:
+    """Tables int64 [L, P, G, 2, 2] of heads [L, P, D + 1], or by group [L, P, G·(D + 1)]; `searched` as in `Scorer`."""
     if heads.shape[-1] == features.x.shape[1] + 1:
         return Scorer(features, searched)(heads)
     each = heads.unflatten(-1, (features.groups, -1)).unbind(2)
@@ -126,8 +163,8 @@ def _predict(x: Tensor, heads: Tensor) -> Tensor:
 def _predict_through(x: Tensor, hidden: Tensor, heads: Tensor) -> Tensor:
     """The same through each particle's own hidden layer [P, D, F + 1], a few particles at a time."""
     size = max(1, HIDDEN // (hidden.shape[1] * len(x)))
-    found = []
+    predicted = []
     for layer, head in zip(hidden.split(size), heads.transpose(0, 1).split(size), strict=True):
         active = (layer[..., :-1].flatten(0, 1) @ x.T).view(*layer.shape[:2], len(x)).add_(layer[..., -1:]).relu_()
-        found.append(torch.bmm(head[..., :-1], active).gt_(-head[..., -1:]))  # [p, L, B]
-    return torch.cat(found).transpose(0, 1).contiguous()
+        predicted.append(torch.bmm(head[..., :-1], active).gt_(-head[..., -1:]))  # [p, L, B]
+    return torch.cat(predicted).transpose(0, 1).contiguous()

@@ -1,4 +1,4 @@
-"""The network of the paper's section 3: a torchvision backbone whose last layer becomes two fully connected ones.
+"""The network of the paper's section 3: a torchvision backbone whose last layer is replaced by two fully connected ones.
 
 He et al., "Deep residual learning for image recognition", CVPR 2016; weights from Russakovsky et al., ImageNet, 2015.
 """
@@ -6,10 +6,12 @@ He et al., "Deep residual learning for image recognition", CVPR 2016; weights fr
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import URLError
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -20,29 +22,22 @@ if TYPE_CHECKING:
 
 
 class MultiLabelNet(nn.Module):
-    """backbone → FC(→hidden) → ReLU → dropout → FC(→labels).
-
-    Attributes:
-        backbone: images float [B, 3, H, W] → pooled features [B, F].
-        hidden: the first fully connected layer, F → D.
-        head: the last layer, D → L, the one that the searches move; while domains are trained apart, D → G·L.
-        domains: G where the last layer has a part for each group of people, see `merged`; else 1.
-    """
+    """backbone → FC(→hidden) → ReLU → dropout → FC(→labels)."""
 
     def __init__(
         self, backbone: nn.Module, features: int, hidden: int, labels: int, dropout: float, domains: int = 1
     ) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.hidden = nn.Linear(features, hidden)
+        self.backbone = backbone  # images float [B, 3, H, W] → pooled features [B, F]
+        self.hidden = nn.Linear(features, hidden)  # F → D
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(hidden, domains * labels)
-        self.domains = domains
+        self.head = nn.Linear(hidden, domains * labels)  # D → L, which the searches move; D → G·L with G domains
+        self.domains = domains  # G where each group has its own part of the last layer, else 1
 
     def forward(self, images: Tensor, domain: Tensor | None = None) -> Tensor:
-        """Logits [B, L] of normalised images float [B, 3, H, W]; a label is predicted where its logit is above 0.
+        """Logits [B, L] of normalised images float [B, 3, H, W]; a logit above 0 predicts the label.
 
-        Where there are several domains: those of each image's own domain, int64 [B], or else their mean.
+        With several domains: the logits of each image's `domain`, int64 [B], or their mean where it is not given.
         """
         logits = self.head(self.dropout(self.penultimate(images)))
         if self.domains == 1:
@@ -51,7 +46,7 @@ class MultiLabelNet(nn.Module):
         return logits.mean(1) if domain is None else logits[torch.arange(len(images), device=images.device), domain]
 
     def merged(self) -> MultiLabelNet:
-        """The same with one part: a copy whose last layer is the mean of its domains', and so are its logits."""
+        """The network with one domain: itself, or a copy whose last layer is the mean over domains."""
         if self.domains == 1:
             return self
         one = copy.deepcopy(self)
@@ -61,30 +56,26 @@ class MultiLabelNet(nn.Module):
         return one
 
     def penultimate(self, images: Tensor) -> Tensor:
-        """Features [B, D] ≥ 0 that the last layer reads: what the second stage of the method works on."""
+        """Penultimate features [B, D] ≥ 0, the input of the last layer."""
         return self.hidden(self.pooled(images)).relu()
 
     def pooled(self, images: Tensor) -> Tensor:
-        """Features [B, F] that the first of the two fully connected layers reads."""
+        """Pooled features [B, F], the input of the first fully connected layer."""
         return self.backbone(images)
 
     @property
     def heads(self) -> Tensor:
-        """The last layer as one tensor, a copy: float32 [L, D + 1], each label's weights and then its bias."""
+        """A copy of the last layer, float32 [L, D + 1]: each label's weights, then its bias."""
         return _weights_and_bias(self.head)
 
     @property
     def hidden_layer(self) -> Tensor:
-        """The first fully connected layer as one tensor, a copy: float32 [D, F + 1]."""
+        """A copy of the first fully connected layer, float32 [D, F + 1]."""
         return _weights_and_bias(self.hidden)
 
     @torch.no_grad()
     def replace_heads(self, heads: Tensor, hidden: Tensor | None = None) -> None:
-        """Put searched heads, float32 [L, D + 1], in place of the last layer, and `hidden` [D, F + 1] of the one before it.
-
-        Raises:
-            ValueError: if a layer has another shape.
-        """
+        """Set the last layer to float32 [L, D + 1], and `hidden` if given, [D, F + 1]; another shape raises ValueError."""
         moved = [(self.head, heads, "heads")] + ([] if hidden is None else [(self.hidden, hidden, "hidden weights")])
         for layer, weights, name in moved:
             wanted = (layer.out_features, layer.in_features + 1)
@@ -94,59 +85,79 @@ class MultiLabelNet(nn.Module):
             layer.bias.copy_(weights[:, -1])
 
 
+@dataclass(frozen=True, eq=False)
+class BaseModel:
+    """A trained network and its history."""
+
+    model: MultiLabelNet  # at its best epoch, in evaluation mode, on the device of the training
+    # per epoch: epoch, loss, val_loss, val_map, val_accuracy, val_uei, best, images_per_second, and seconds of training
+    # (waiting included), waiting, validating, saving
+    history: pd.DataFrame
+    us: pd.DataFrame  # per epoch, label and group of validation: epoch, label, group, n, positives, predicted_positives, us
+
+    @property
+    def heads(self) -> Tensor:
+        """The last layer, float32 [L, D + 1] on the CPU: where every search starts."""
+        return self.model.heads.cpu()
+
+    @property
+    def hidden(self) -> Tensor:
+        """The layer before the last, float32 [D, F + 1] on the CPU."""
+        return self.model.hidden_layer.cpu()
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch that was kept, from 1."""
+        return int(self.history.epoch[self.history.best].iloc[0])
+
+    @property
+    def seconds(self) -> float:
+        """Duration of the training, all its sessions together."""
+        return float(self.history[["training", "validating", "saving"]].to_numpy().sum())
+
+
 def _weights_and_bias(layer: nn.Linear) -> Tensor:
     return torch.cat([layer.weight, layer.bias.unsqueeze(1)], dim=1).detach().clone()
 
 
 def build_model(
-    backbone: str,
-    labels: int,
-    hidden: int = 2048,
-    dropout: float = 0.5,
-    weights: str | None = None,
-    *,
-    seed: int = 0,
+    backbone: str, labels: int, hidden: int = 2048, dropout: float = 0.5, weights: str | None = None, *, seed: int = 0,
     domains: int = 1,
-) -> MultiLabelNet:
+) -> MultiLabelNet:  # fmt: skip
     """Build the network with fresh fully connected layers.
 
     Args:
-        backbone: any torchvision classification model by name (`resnet50`, `vit_b_16`, …).
+        backbone: name of a torchvision classification model (`resnet50`, `vit_b_16`, …).
         labels: L, outputs of the last layer.
         hidden: D, width of the first fully connected layer; the paper keeps ResNet-50's 2048.
-        dropout: probability of the dropout between the two layers.
-        weights: name of torchvision weights (`IMAGENET1K_V1`), or None for a backbone trained from scratch.
+        dropout: probability of dropout between the two layers, in [0, 1).
+        weights: name of torchvision weights (`IMAGENET1K_V1`), or None for random ones.
         seed: of every random initial weight.
-        domains: parts of the last layer, one for each group of people; 1 for the usual network.
+        domains: parts of the last layer, one per group; 1 for the usual network.
 
     Raises:
-        ValueError: for an unknown backbone or weights (nearest name), or sizes that are not positive.
+        ValueError: for an unknown backbone or weights (nearest name), or a size or probability out of range.
         FileNotFoundError: if the weights are not on disk and cannot be fetched.
     """
-    import torchvision  # slow to import, and needed only where a network is built
+    import torchvision  # slow to import
 
-    names = torchvision.models.list_models(module=torchvision.models)
-    if backbone not in names:
+    if backbone not in (names := torchvision.models.list_models(module=torchvision.models)):
         raise ValueError(unknown("backbone", backbone, names))
     if labels < 1 or hidden < 1 or not 0 <= dropout < 1:
         raise ValueError(f"labels={labels} and hidden={hidden} must be positive, dropout={dropout} in [0, 1)")
-    chosen = None
-    if weights:
-        known = torchvision.models.get_model_weights(backbone)
-        if weights not in known.__members__:
-            raise ValueError(unknown(f"weights of {backbone}", weights, known.__members__))
-        chosen = known[weights]
-    with torch.random.fork_rng(devices=[]):  # nn's initialisers draw from the global generator: leave it as it was
+    known = torchvision.models.get_model_weights(backbone).__members__
+    if weights and weights not in known:
+        raise ValueError(unknown(f"weights of {backbone}", weights, known))
+    with torch.random.fork_rng(devices=[]):  # nn's initialisers draw from the global generator: leave it unchanged
         torch.default_generator.manual_seed(seed)
-        network = _load(backbone, chosen)
-        features = _remove_classifier(network)
-        return MultiLabelNet(network, features, hidden, labels, dropout, domains)
+        network = _load(backbone, known[weights] if weights else None)
+        return MultiLabelNet(network, _remove_classifier(network), hidden, labels, dropout, domains)
 
 
 def _load(backbone: str, weights: WeightsEnum | None) -> nn.Module:
     import torchvision
 
-    # The two oldest architectures carry auxiliary classifiers for training from scratch, and warn unless told how to begin.
+    # Two old architectures have auxiliary classifiers for training from scratch, and warn without an explicit choice.
     extra = {"aux_logits": weights is not None, "init_weights": True} if backbone in ("googlenet", "inception_v3") else {}
     try:
         network = torchvision.models.get_model(backbone, weights=weights, **extra)
@@ -157,18 +168,17 @@ def _load(backbone: str, weights: WeightsEnum | None) -> nn.Module:
             f"{weights} of {backbone} is not on disk and cannot be fetched ({error}):\n"
             f"put the file {Path(weights.url).name} into {folder}, or choose weights='' to train from scratch"
         ) from error
-    if extra:  # the auxiliary classifiers would return a tuple: only the main road is used
+    if extra:  # auxiliary classifiers would return a tuple
         network.aux_logits = False
-        for name in ("aux1", "aux2", "AuxLogits"):
-            if hasattr(network, name):
-                setattr(network, name, None)
+        for name in {"aux1", "aux2", "AuxLogits"} & dict(network.named_children()).keys():
+            setattr(network, name, None)
     return network
 
 
 def _remove_classifier(network: nn.Module) -> int:
-    """Put an identity in place of the network's last layer, and return how many features reach it."""
+    """Replace the network's last layer by an identity; returns the number of its input features."""
     name, layer = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
     owner, _, attribute = name.rpartition(".")
     setattr(network.get_submodule(owner), attribute, nn.Identity())
-    # SqueezeNet classifies with a 1×1 convolution and pools afterwards: the identity leaves its input channels.
+    # SqueezeNet classifies by a 1×1 convolution and pools afterwards: the identity keeps its input channels.
     return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels

@@ -1,6 +1,4 @@
-"""Weights by group: of images in the loss, and of positives in the measure that chooses the epoch."""
-
-from __future__ import annotations
+"""Weights by group: of images in the loss, and of positives in the metric that chooses the epoch."""
 
 import math
 
@@ -12,16 +10,8 @@ from torch import Tensor
 def weighted_mean_average_precision(scores: Tensor, labels: Tensor, group: Tensor) -> float:
     """Mean average precision in which every group's positives weigh the same: Wang et al. (2020), section 5.
 
-    Of a label's positives, those of group g weigh N / (G · N_g), where N counts the label's positives and N_g those in g;
-    negatives weigh 1. For two groups: (N_m + N_f) / (2 N_own).
-
-    Args:
-        scores: [N, L], higher is more positive.
-        labels: bool [N, L].
-        group: int64 [N].
-
-    Returns:
-        The mean over the labels that have a positive, in [0, 1]; NaN where none has.
+    A positive in group g weighs N / (G · N_g), where N counts the label's positives and N_g those in g; negatives weigh 1.
+    Scores [N, L], labels bool [N, L] and group int64 [N] give the mean over the labels with positives, in [0, 1], or NaN.
     """
     from sklearn.metrics import average_precision_score  # slow to import
 
@@ -29,30 +19,16 @@ def weighted_mean_average_precision(scores: Tensor, labels: Tensor, group: Tenso
     counts = labels.double().T @ member  # [L, G] positives per group
     weight = counts.sum(1, keepdim=True) / (counts > 0).sum(1, keepdim=True) / counts.clamp(min=1)
     weights = torch.where(labels, (member @ weight.T), 1.0)  # [N, L]
-    return float(
-        np.mean(
-            [
-                average_precision_score(labels[:, j].numpy(), scores[:, j].numpy(), sample_weight=weights[:, j].numpy())
-                for j in range(labels.shape[1])
-                if bool(labels[:, j].any())
-            ]
-            or [math.nan]
-        )
-    )
+    columns = ((part[:, j].numpy() for part in (labels, scores, weights)) for j in range(labels.shape[1]))
+    precisions = [average_precision_score(y, x, sample_weight=w) for y, x, w in columns if y.any()]
+    return float(np.mean(precisions or [math.nan]))
 
 
 def reweighing(labels: Tensor, group: Tensor, groups: int) -> Tensor:
-    """Weights under which a label does not depend on the group: Kamiran and Calders (2012).
+    """Weights that make labels independent of the group: Kamiran and Calders (2012).
 
-    Images of group g with value y of a label weigh P[S=g] · P[Y=y] / P[S=g, Y=y].
-
-    Args:
-        labels: bool [N, L].
-        group: int64 [N] in 0..G-1.
-        groups: G.
-
-    Returns:
-        float32 [G, L, 2], the last dimension the label's value; 0 where nobody is.
+    Images of group g with value y of a label weigh P[S=g] · P[Y=y] / P[S=g, Y=y]. Labels bool [N, L] and group int64 [N] in
+    0..G-1 give float32 [G, L, 2], the last dimension the label's value; 0 for an empty cell.
     """
     member = torch.nn.functional.one_hot(group, groups).double()  # [N, G]
     positive = member.T @ labels.double()  # [G, L]

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import io
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from fairnb.training import Recipe
+from fairnb.run.parameters import Recipe
 
 NAMES = ["Bald", "Male", "Smiling", "Young", "Wearing_Hat"]
 # Small enough to train in a second; its weights are a megabyte.
 RECIPE = Recipe(
     backbone="shufflenet_v2_x0_5", weights="", hidden=8, resize=20, image_size=16, epochs=2, batch_size=32,
-    learning_rate=3e-3, precision="32-true",
+    learning_rate=3e-3, schedule="constant", dropout=0.5, precision="32-true",
 )  # fmt: skip
-LEARNS = replace(RECIPE, backbone="resnet18")  # in a few steps, but its weights are 45 megabytes
+LEARNS = RECIPE.but(backbone="resnet18")  # in a few steps, but its weights are 45 megabytes
 SIZES = {"train": 96, "valid": 48, "test": 48}
 
 

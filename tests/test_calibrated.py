@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,14 +7,18 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fairnb.evidence.ablations import ABLATIONS, Setting, ablate, against
+from fairnb.evidence.outcome import Judge
 from fairnb.features import Features
-from fairnb.methods.baselines import group_thresholds
+from fairnb.heads import Heads
 from fairnb.methods.calibrated import calibrated_multi_task, fit_near, group_directions, recalibrate
-from fairnb.methods.strategies import answers, evaluate, multi_task, pick
+from fairnb.methods.multi_task import multi_task
+from fairnb.methods.pick import pick
+from fairnb.methods.problem import Problem
+from fairnb.methods.thresholds import group_thresholds
 from fairnb.metrics import accuracy, chance_index, contingency_table, underestimation_index
-from fairnb.swarm.mopso import Swarm
+from fairnb.run.parameters import Settings, Swarm
 
-SWARM = Swarm(particles=30, iterations=30)
+SWARM, SETTINGS = Swarm(particles=30, iterations=30), Settings()
 
 
 def make(images=900, columns=12, labels=3, seed=0):
@@ -23,31 +29,43 @@ def make(images=900, columns=12, labels=3, seed=0):
     x[:, -1] += 1.5 * group
     truth = x[:, :labels] + 0.8 * torch.randn(images, labels, generator=draw) + 0.8 * group[:, None] > 1
     heads = torch.cat([torch.eye(labels, columns), torch.full((labels, 1), -1.8)], dim=1)
-    return Features(x, truth, group, 2), heads
+    return Problem(Features(x, truth, group, 2), heads)
+
+
+def tables_of(features, layer):
+    return Heads(layer.unsqueeze(0)).tables(features)
+
+
+def setting(swarm, searched=(True, True, True)):
+    """What ablations vary, and the test split that its models are judged on."""
+    where, test = torch.tensor(searched), make(seed=1).features
+    problem = replace(make(), searched=where)
+    judge = Judge({"valid": problem.features, "test": test}, where)
+    base = judge.outcome("base", Heads(problem.heads.unsqueeze(0)))
+    return Setting(problem, replace(judge, base=base), swarm, SETTINGS), test
 
 
 def test_it_lowers_uei_within_the_tolerance_and_holds_up_on_other_images():
-    (valid, heads), (test, _) = make(), make(seed=1)
-    search = calibrated_multi_task(valid, heads, SWARM, tolerance=0.05)
-    before, after = evaluate(valid, heads), evaluate(valid, search.heads)
+    problem, test = make(), make(seed=1).features
+    search = calibrated_multi_task(problem, SWARM)
+    before, after = tables_of(problem.features, problem.heads), search.heads.tables(problem.features)
     assert (accuracy(after) >= accuracy(before) - 0.05 - 1e-9).all()
     assert (underestimation_index(after) < underestimation_index(before) / 3).all()
-    wide = multi_task(valid, heads, SWARM, tolerance=0.05)
-    assert (
-        underestimation_index(evaluate(test, search.heads)).mean() < underestimation_index(evaluate(test, heads)).mean() / 2
-    )
-    assert accuracy(evaluate(test, search.heads)).mean() > accuracy(evaluate(test, wide.heads)).mean()
-    again = calibrated_multi_task(valid, heads, SWARM, tolerance=0.05)
-    assert torch.equal(search.heads, again.heads)
+    wide = multi_task(problem, SWARM, SETTINGS)
+    on_test = search.heads.tables(test)
+    assert underestimation_index(on_test).mean() < underestimation_index(tables_of(test, problem.heads)).mean() / 2
+    assert accuracy(on_test).mean() > accuracy(wide.heads.tables(test)).mean()
+    again = calibrated_multi_task(problem, SWARM)
+    assert torch.equal(search.heads.weights, again.heads.weights)
     for s in range(3):
         seen = search.uei[s][search.picked[s]].item()
         assert seen == pytest.approx(underestimation_index(after)[s].item(), abs=1e-9)
 
 
 def test_indifference_trades_uei_below_chance_for_accuracy():
-    valid, heads = make()
-    strict, loose = (calibrated_multi_task(valid, heads, SWARM, indifference=share) for share in (0.0, 1.0))
-    tables = [evaluate(valid, search.heads) for search in (strict, loose)]
+    problem = make()
+    strict, loose = (calibrated_multi_task(problem, SWARM, indifference=share) for share in (0.0, 1.0))
+    tables = [search.heads.tables(problem.features) for search in (strict, loose)]
     assert accuracy(tables[1]).mean() > accuracy(tables[0]).mean()
     assert (underestimation_index(tables[1]) <= 1.1 * chance_index(tables[0])).all()
     uei, acc = torch.tensor([0.5, 0.01, 0.02, 0.03]), torch.tensor([0.9, 0.86, 0.87, 0.89])
@@ -55,11 +73,12 @@ def test_indifference_trades_uei_below_chance_for_accuracy():
 
 
 def test_only_the_threshold_and_the_groups_direction_move():
-    valid, heads = make()
-    search = calibrated_multi_task(valid, heads, SWARM)
+    problem = make()
+    valid, heads = problem.features, problem.heads
+    search = calibrated_multi_task(problem, SWARM)
     better, _ = recalibrate(valid.x, valid.labels, heads)
     along = group_directions(valid)[0][0]
-    moved = search.heads - better
+    moved = search.heads.last - better
     for row in moved[:, :-1]:
         assert torch.nn.functional.cosine_similarity(row, along[:-1], dim=0).abs() > 0.999 or row.norm() < 1e-5
     logits = valid.x @ along[:-1] + along[-1]
@@ -67,11 +86,12 @@ def test_only_the_threshold_and_the_groups_direction_move():
     assert logits.mean().item() == pytest.approx(0, abs=1e-3)
     assert logits[valid.group == 1].mean() > logits[valid.group == 0].mean() + 0.5
     searched = torch.tensor([True, False, True])
-    assert torch.equal(calibrated_multi_task(valid, heads, SWARM, searched=searched).heads[1], heads[1])
+    assert torch.equal(calibrated_multi_task(replace(problem, searched=searched), SWARM).heads.last[1], heads[1])
 
 
 def test_recalibration_is_logistic_regression_with_a_prior():
-    valid, heads = make(images=400, columns=5)
+    problem = make(images=400, columns=5)
+    valid, heads = problem.features, problem.heads
     truth = valid.labels.T.float()
     far, steps = fit_near(valid.x, truth, heads, reach=1e4)
     near, _ = fit_near(valid.x, truth, heads, reach=1e-4)
@@ -97,23 +117,24 @@ def test_recalibration_is_logistic_regression_with_a_prior():
 
 
 def test_the_fits_are_paid_from_the_evaluations_of_the_flight():
-    valid, heads = make()
-    cost = recalibrate(valid.x, valid.labels, heads)[1] + group_directions(valid)[1]
-    search = calibrated_multi_task(valid, heads, SWARM)
+    problem = make()
+    valid = problem.features
+    cost = recalibrate(valid.x, valid.labels, problem.heads)[1] + group_directions(valid)[1]
+    search = calibrated_multi_task(problem, SWARM)
     spent, flown = search.fronts.evaluations, len(search.fronts.hypervolume) - 1
     assert SWARM.evaluations - SWARM.particles < spent <= SWARM.evaluations
     assert spent == cost + (flown + 1) * SWARM.particles
-    few = calibrated_multi_task(valid, heads, Swarm(particles=10, iterations=8))
+    few = calibrated_multi_task(problem, Swarm(particles=10, iterations=8))
     assert few.fronts.evaluations == cost + 3 * 10  # a quarter of the iterations stays
 
 
 def test_three_groups_have_two_directions():
-    valid, heads = make()
-    three = Features(valid.x, valid.labels, torch.arange(len(valid.x)) % 3, 3)
+    problem = make()
+    three = replace(problem.features, group=torch.arange(900) % 3, groups=3)
     assert group_directions(three)[0].shape == (2, 13)
-    search = calibrated_multi_task(three, heads, SWARM)
-    before, after = (underestimation_index(evaluate(three, each)) for each in (heads, search.heads))
-    assert (after < before).all()
+    search = calibrated_multi_task(replace(problem, features=three), SWARM)
+    before, after = tables_of(three, problem.heads), search.heads.tables(three)
+    assert (underestimation_index(after) < underestimation_index(before)).all()
 
 
 def test_chance_index_is_what_chance_shows():
@@ -136,16 +157,17 @@ def test_chance_index_is_what_chance_shows():
 
 
 def test_bad_settings_are_named():
-    valid, heads = make(images=50)
+    problem = make(images=50)
     with pytest.raises(ValueError, match="indifference=-1"):
-        calibrated_multi_task(valid, heads, SWARM, indifference=-1)
+        calibrated_multi_task(problem, SWARM, indifference=-1)
+    with pytest.raises(ValueError, match="spread=-1"):
+        calibrated_multi_task(problem, SWARM, spread=-1)
     with pytest.raises(ValueError, match="no label is searched"):
-        calibrated_multi_task(valid, heads, SWARM, searched=torch.zeros(3, dtype=torch.bool))
+        replace(problem, searched=torch.zeros(3, dtype=torch.bool))
 
 
 def test_ablations_vary_what_they_say():
-    (valid, heads), (test, _) = make(), make(seed=1)
-    on = Setting({"valid": valid, "test": test}, heads, torch.tensor([True, True, False]), Swarm(particles=20, iterations=9))
+    on, test = setting(Swarm(particles=20, iterations=9), (True, True, False))
     names = ["perturbation", "grid", "particles at equal evaluations", "start", "tolerance", "images of the pick"]
     trials = {(trial.ablation, trial.setting): trial for trial in ablate(on, names)}
     assert all(trial.outcome.method == setting for (_, setting), trial in trials.items())
@@ -155,7 +177,7 @@ def test_ablations_vary_what_they_say():
     own = [row for (_, setting), row in rows.items() if setting == "as in the chapters"]
     assert len({(row["uei"], row["seconds"]) for row in own}) == 1  # searched once
     assert len(own) == len(names)
-    by_hand = evaluate(test, multi_task(valid, heads, on.swarm, searched=on.searched).heads)[:2]
+    by_hand = multi_task(on.problem, on.swarm, SETTINGS).heads.tables(test)[:2]
     assert own[0]["uei"] == pytest.approx(underestimation_index(by_hand).mean().item())
     assert own[0]["accuracy"] == pytest.approx(accuracy(by_hand).mean().item())
     particles = [row for (name, _), row in rows.items() if name == "particles at equal evaluations"]
@@ -164,23 +186,21 @@ def test_ablations_vary_what_they_say():
     assert sum(value != own[0]["uei_valid"] for value in others) > len(others) / 2
     with pytest.raises(ValueError, match="did you mean 'grid'"):
         next(ablate(on, ["gird"]))
-    with pytest.raises(ValueError, match="give the layer before the last"):
+    with pytest.raises(ValueError, match="to move both layers, give the problem"):
         list(ablate(on, ["layers of dynamic weighting"]))
 
 
 def test_the_calibrated_search_is_taken_apart():
-    (valid, heads), (test, _) = make(), make(seed=1)
-    on = Setting(
-        {"valid": valid, "test": test}, heads, torch.tensor([True, True, False]), Swarm(particles=20, iterations=19)
-    )
+    on, test = setting(Swarm(particles=20, iterations=19), (True, True, False))
+    valid, heads = on.problem.features, on.problem.heads
     trials = {trial.setting: trial for trial in ablate(on, ["parts of the calibrated search"])}
-    before = accuracy(evaluate(valid, heads))[:2]
+    before = accuracy(tables_of(valid, heads))[:2]
     for trial in trials.values():
         lost = before - accuracy(trial.outcome.valid)
-        assert (lost <= on.tolerance + 1e-9).all()  # of the base model's accuracy, wherever the search began
-    by_hand = group_thresholds(valid, heads, searched=on.searched)
+        assert (lost <= on.problem.tolerance + 1e-9).all()  # of the base model's accuracy, wherever the search began
+    by_hand = group_thresholds(on.problem)
     plain = trials["group thresholds on the base model's"]
-    assert torch.equal(plain.outcome.test, answers(test, by_hand.heads)[:2])
+    assert torch.equal(plain.outcome.test, by_hand.heads.predict(test)[:2])
     indifferent = trials["group thresholds on the base model's, its pick"]
     assert indifferent.row["accuracy"] > 0
     assert accuracy(indifferent.outcome.valid).mean() > accuracy(plain.outcome.valid).mean()
@@ -188,24 +208,26 @@ def test_the_calibrated_search_is_taken_apart():
     assert not trials["label thresholds on them, its pick"].outcome.needs_group
     spent = {setting: trial.row["evaluations"] for setting, trial in trials.items()}
     assert spent["in all directions"] <= on.swarm.evaluations + on.swarm.particles
-    from_base = calibrated_multi_task(valid, heads, on.swarm, searched=on.searched, recalibrated=False)
-    assert torch.equal(trials["from the base model's heads"].outcome.test, answers(test, from_base.heads)[:2])
+    from_base = calibrated_multi_task(on.problem, on.swarm, recalibrated=False)
+    assert torch.equal(trials["from the base model's heads"].outcome.test, from_base.heads.predict(test)[:2])
     better, _ = recalibrate(valid.x, valid.labels[:, :2], heads[:2])
-    alone = answers(test, heads)[:2]
-    f, g = (underestimation_index(evaluate(valid, torch.cat([part, heads[2:]])))[:2] for part in (better, heads[:2]))
-    taken = answers(test, torch.cat([better, heads[2:]]))[:2]
-    allowed = accuracy(evaluate(valid, torch.cat([better, heads[2:]])))[:2] >= before - on.tolerance
+    fitted = torch.cat([better, heads[2:]])
+    f, g = (underestimation_index(tables_of(valid, layer))[:2] for layer in (fitted, heads))
+    taken, alone = (Heads(layer.unsqueeze(0)).predict(test)[:2] for layer in (fitted, heads))
+    allowed = accuracy(tables_of(valid, fitted))[:2] >= before - on.problem.tolerance
     expected = torch.where(((f < g) & allowed).unsqueeze(1), taken, alone)
     assert torch.equal(trials["recalibrated heads, no search"].outcome.test, expected)
 
 
 def test_the_tolerance_counts_from_the_base_model_wherever_the_swarms_begin():
-    valid, heads = make()
+    problem = replace(make(), tolerance=0.02)
+    valid, heads = problem.features, problem.heads
     better, _ = recalibrate(valid.x, valid.labels, heads)
-    search = multi_task(valid, heads, SWARM, tolerance=0.02, begin=better)
-    assert [acc[0].item() for acc in search.accuracy] == pytest.approx(accuracy(evaluate(valid, heads)).tolist())
-    assert (accuracy(evaluate(valid, search.heads)) >= accuracy(evaluate(valid, heads)) - 0.02 - 1e-9).all()
-    other = multi_task(valid, heads, SWARM, tolerance=0.02)
+    search = multi_task(problem, SWARM, SETTINGS, begin=better)
+    before = accuracy(tables_of(valid, heads))
+    assert [acc[0].item() for acc in search.accuracy] == pytest.approx(before.tolist())
+    assert (accuracy(search.heads.tables(valid)) >= before - 0.02 - 1e-9).all()
+    other = multi_task(problem, SWARM, SETTINGS)
     assert not torch.equal(search.fronts.positions, other.fronts.positions)
 
 
@@ -226,32 +248,30 @@ def test_what_a_setting_is_compared_with():
 
 
 def test_any_search_can_take_the_calibrated_pick():
-    (valid, heads), (test, _) = make(), make(seed=1)
-    on = Setting({"valid": valid, "test": test}, heads, torch.tensor([True, True, True]), SWARM)
+    on, test = setting(SWARM)
     trials = {trial.setting: trial for trial in ablate(on, ["indifference of every method"])}
     assert trials["calibrated multi-task, indifferent"].row["accuracy"] == pytest.approx(
-        accuracy(evaluate(test, calibrated_multi_task(valid, heads, SWARM).heads)).mean().item()
+        accuracy(calibrated_multi_task(on.problem, SWARM).heads.tables(test)).mean().item()
     )
     for method, plain in {
-        "multi-task": multi_task(valid, heads, SWARM),
-        "group thresholds": group_thresholds(valid, heads),
+        "multi-task": multi_task(on.problem, SWARM, SETTINGS),
+        "group thresholds": group_thresholds(on.problem),
     }.items():
-        assert torch.equal(trials[f"{method}, lowest UEI"].outcome.test, answers(test, plain.heads))
+        assert torch.equal(trials[f"{method}, lowest UEI"].outcome.test, plain.heads.predict(test))
         lowest, even = (accuracy(trials[f"{method}, {pick}"].outcome.valid).mean() for pick in ("lowest UEI", "indifferent"))
         assert even > lowest
 
 
 def test_a_search_from_the_base_models_heads_pays_for_no_fits_of_them():
-    valid, heads = make()
-    cost = group_directions(valid)[1]
-    search = calibrated_multi_task(valid, heads, SWARM, recalibrated=False)
+    problem = make()
+    cost = group_directions(problem.features)[1]
+    search = calibrated_multi_task(problem, SWARM, recalibrated=False)
     assert search.fronts.evaluations == cost + len(search.fronts.hypervolume) * SWARM.particles
-    assert not torch.equal(search.heads, calibrated_multi_task(valid, heads, SWARM).heads)
+    assert not torch.equal(search.heads.weights, calibrated_multi_task(problem, SWARM).heads.weights)
 
 
 def test_directions_are_varied_alone():
-    (valid, heads), (test, _) = make(), make(seed=1)
-    on = Setting({"valid": valid, "test": test}, heads, torch.tensor([True, True, True]), Swarm(particles=20, iterations=59))
+    on, _ = setting(Swarm(particles=20, iterations=59))
     trials = {trial.setting: trial for trial in ablate(on, ["directions", "equal UEI"])}
     two, lowest = trials["threshold and group"], trials["none: the lowest"]
     assert torch.equal(two.outcome.test, lowest.outcome.test)
@@ -266,10 +286,10 @@ def test_directions_are_varied_alone():
 
 
 def test_a_start_at_recalibrated_heads_is_paid_for():
-    (valid, heads), (test, _) = make(), make(seed=1)
-    on = Setting({"valid": valid, "test": test}, heads, torch.tensor([True, True, True]), Swarm(particles=20, iterations=59))
+    on, _ = setting(Swarm(particles=20, iterations=59))
     spent = {trial.setting: trial.row["evaluations"] for trial in ablate(on, ["start", "parts of the calibrated search"])}
-    cost = recalibrate(valid.x, valid.labels, heads)[1]
+    valid = on.problem.features
+    cost = recalibrate(valid.x, valid.labels, on.problem.heads)[1]
     assert abs(spent["recalibrated heads"] - on.swarm.evaluations) <= 20
     assert spent["recalibrated heads, no search"] == cost + 1
     assert spent["label thresholds on them, its pick"] == cost + 901

@@ -1,5 +1,7 @@
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -12,14 +14,14 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from fairnb.book.chapters import chapters, check_parameters, choose, defaults, read_parameters, run_chapters
-from fairnb.book.pages import REPOSITORY, build_book
+from fairnb.book.chapters import OPENS_RUN, cell_parameters, chapters, choose, run_chapters
+from fairnb.book.pages import INSTALL, REPOSITORY, build_book
 from fairnb.cli import app
-from fairnb.data import DRAWN
+from fairnb.run.parameters import Parameters, read, schema
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = chapters(ROOT)
-KNOWN = {name: defaults(path) for name, path in NOTEBOOKS.items()}
+PAGES = {name: nbformat.read(path, as_version=4) for name, path in NOTEBOOKS.items()}
 
 
 def test_the_chapters_are_there_in_order():
@@ -28,75 +30,61 @@ def test_the_chapters_are_there_in_order():
     assert list(NOTEBOOKS)[:7] == names
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS.values(), ids=NOTEBOOKS.keys())
-def test_sources_have_no_outputs_and_one_commented_parameters_cell(path):
-    cells = json.loads(path.read_text())["cells"]
-    code = [cell for cell in cells if cell["cell_type"] == "code"]
-    assert not any(cell["outputs"] or cell["execution_count"] for cell in code)
-    tagged = [cell for cell in code if "parameters" in cell["metadata"].get("tags", [])]
-    assert len(tagged) == 1
-    lines = [line for line in "".join(tagged[0]["source"]).splitlines() if line]
-    assert all("  # " in line for line in lines)
-    opens_a_run = "Experiment(" in path.read_text()
-    for name in ("run", *(["data", "data_root", "drawn", "drawn_seed", "seed", "device"] if opens_a_run else [])):
-        assert name in KNOWN[path.stem]
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_source_has_no_outputs_and_declares_its_parameters(name):
+    cells = PAGES[name].cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    (tagged,) = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
+    lines = tagged.source.splitlines()
+    assert len(lines) <= 10
+    for line in lines:  # each as it is declared: name, default, description
+        assignment, _, description = line.partition("  # ")
+        parameter, _, value = assignment.partition(" = ")
+        field = Parameters.model_fields[parameter.partition(":")[0]]
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        assert (ast.literal_eval(value), description) == (default, field.description)
+    opens = [cell for cell in code if "Experiment.open(**named_in(globals()))" in cell.source]
+    assert [OPENS_RUN in cell.metadata.get("tags", []) for cell in opens] == [True] * len(opens)
 
 
-def test_a_parameter_has_one_default_in_every_chapter():
-    merged = {name: value for parameters in KNOWN.values() for name, value in parameters.items()}
-    for chapter, parameters in KNOWN.items():
-        assert {name: merged[name] for name in parameters} == parameters, chapter
+def test_a_parameter_belongs_to_one_chapter_and_no_cell_stands_in_two():
+    owned = [name for page in PAGES.values() for name in cell_parameters(page) if name != "run"]
+    assert len(owned) == len(set(owned))
+    code = [cell.source for page in PAGES.values() for cell in page.cells if cell.cell_type == "code"]
+    assert len(code) == len(set(code))
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "params").glob("*.yml")), ids=lambda p: p.stem)
-def test_parameter_files_fit_the_chapters(path):
-    values = check_parameters(read_parameters(path, []), KNOWN)
-    assert values["run"] == path.stem
+def test_defaults_are_declared_once():
+    """No other file of the package, and no file of parameters, gives a parameter its default again."""
+    trivial = {"run", "seed", "device", "precision", "devices", "num_nodes", "workers"}  # and whatever is off or empty
+    again = []
+    for name, field in Parameters.model_fields.items():
+        literal = re.escape(json.dumps(field.default) if isinstance(field.default, str) else str(field.default))
+        pattern = re.compile(rf"^.*\b{name}(?:: [\w\[\], ]+)? ?= ?{literal}(?=[,)\s]).*$", re.MULTILINE)
+        for path in (ROOT / "fairnb").rglob("*.py"):
+            if field.default and name not in trivial and path.name != "parameters.py":
+                again += [f"{path.relative_to(ROOT)}: {line.strip()}" for line in pattern.findall(path.read_text())]
+    assert not again
+    for path in (ROOT / "params").glob("*.yml"):
+        given = read(path, [])
+        typed = Parameters(**({"data_root": "."} | given)).model_dump()
+        defaults = {name: field.default for name, field in Parameters.model_fields.items()}
+        assert not [name for name in given if typed[name] == defaults[name]], path
 
 
-def test_the_demo_draws_the_default_faces():
-    demo = read_parameters(ROOT / "params" / "demo.yml", [])
-    default = {name: value for parameters in KNOWN.values() for name, value in parameters.items()}
-    assert demo == {name: default[name] for name in demo}  # so that `make lab` goes on with the run of `make book`
-    assert demo["data"] == "drawn"
-    assert tuple(demo["drawn"]) == DRAWN
+def test_the_schema_is_that_of_the_declarations():
+    assert (ROOT / "params" / "schema.json").read_text() == schema()
+    for path in (ROOT / "params").glob("*.yml"):
+        assert path.read_text().startswith("# yaml-language-server: $schema=schema.json\n")
+        assert Parameters(**({"data_root": "."} | read(path, []))).run == path.stem
 
 
 def test_the_papers_values():
-    values = read_parameters(ROOT / "params" / "paper.yml", [])
+    values = Parameters(**({"data_root": "."} | read(ROOT / "params" / "paper.yml", []))).model_dump()
     wanted = {"backbone": "resnet50", "epochs": 50, "batch_size": 32, "learning_rate": 1e-4, "sensitive": "Male"}
     assert {name: values[name] for name in wanted} == wanted
     assert len(values["not_analysed"]) == 5  # 34 of 39
-
-
-def test_values_are_read_by_their_parameters_type(tmp_path):
-    file = tmp_path / "p.yml"
-    file.write_text("epochs: 3\nlearning_rate: 1e-4\n")
-    words = ["epochs=5", "targets=[Bald, Young]", "run=2024", "data_root=a folder #1", "tolerance=1e-2"]
-    values = check_parameters(read_parameters(file, words), KNOWN)
-    assert values == {
-        "epochs": 5, "learning_rate": 1e-4, "targets": ["Bald", "Young"], "run": "2024", "data_root": "a folder #1",
-        "tolerance": 0.01,
-    }  # fmt: skip
-    assert isinstance(values["learning_rate"], float)
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"epoch": 3}, "unknown parameter 'epoch': did you mean 'epochs'"),
-        ({"epochs": "three"}, "parameter 'epochs' takes int, as .*: got 'three'"),
-        ({"epochs": True}, "takes int"),
-        ({"targets": "Bald"}, "takes list"),
-    ],
-)
-def test_bad_parameters_are_named(values, message):
-    with pytest.raises(ValueError, match=message):
-        check_parameters(values, KNOWN)
-
-
-def test_whole_numbers_and_nothing_are_taken_for_floats_and_words():
-    assert check_parameters({"tolerance": 0, "weights": None}, KNOWN) == {"tolerance": 0.0, "weights": ""}
 
 
 def test_chapters_are_chosen_by_name_or_number():
@@ -115,15 +103,15 @@ def test_chapters_are_chosen_by_name_or_number():
         (["run", "--params", "nowhere.yml"], "no parameter file nowhere.yml"),
         (["run", "-p", "epochs"], "expected key=value"),
         (["run", "--run", "../x"], "must be a plain folder name"),
-        (["run", "1", "-p", "particles=0"], "particles=0 must be at least 1"),
-        (["run", "1", "-p", "epsilon=0"], "epsilon=0.0 must be above 0"),
+        (["run", "1", "-p", "particles=0"], "particles='0' must be at least 1"),
+        (["run", "1", "-p", "epsilon=0"], "epsilon='0' must be above 0"),
         (["run", "1", "-p", "device=cudaa"], "did you mean 'cuda'"),
-        (["run", "1", "-p", "drawn=[10, 0, 5]"], "for each of train, valid, test: got [10, 0, 5]"),
+        (["run", "1", "-p", "drawn=[10, 0, 5]"], "must be three numbers of faces, each at least 1"),
         (["run", "1", "-p", "data_root=faces"], "reads no folder: say data=celeba"),
         (["run", "1", "-p", "data=celeba"], "needs data_root"),
         (["run", "1", "-p", "data=celebs"], "unknown data 'celebs': did you mean 'celeba'"),
-        (["run", "0", "-p", "people=0"], "people=0 must be at least 1"),
-        (["run", "0", "-p", "height=16"], "faces cannot be drawn at 16×89"),
+        (["run", "0", "-p", "people=0"], "people='0' must be at least 1"),
+        (["run", "0", "-p", "height=16"], "height='16' must be at least 32"),
         (["run", "1", "-p", "sensitive=Mael"], "did you mean 'Male'"),
         (["run", "1", "-p", "targets=[Male]"], "'Male' is the sensitive attribute"),
         (["run", "1", "-p", "resize=24", "-p", "image_size=24"], "faces cannot be drawn at 24×24"),
@@ -142,13 +130,13 @@ def test_a_failing_chapter_stops_the_run_and_is_kept(tmp_path, monkeypatch):
     """Three chapters, the second of which fails: the first is done, the third never begins."""
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "pyproject.toml").touch()
-    parameters = nbformat.v4.new_code_cell("run = 'r'  # name\nn = 1  # a number", metadata={"tags": ["parameters"]})
-    for name, body in {"01_a": "n + 1", "02_b": "raise ValueError('not today')", "03_c": "n"}.items():
+    parameters = nbformat.v4.new_code_cell("run = 'demo'  # name\npeople = 1  # a number", metadata={"tags": ["parameters"]})
+    for name, body in {"01_a": "people + 1", "02_b": "raise ValueError('not today')", "03_c": "people"}.items():
         book = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(body)])
         book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
         nbformat.write(book, tmp_path / "notebooks" / f"{name}.ipynb")
     monkeypatch.chdir(tmp_path / "notebooks")  # the project is found from a folder inside it
-    result = CliRunner().invoke(app, ["run", "-p", "n=41"])
+    result = CliRunner().invoke(app, ["run", "-p", "people=41", "--run", "r"])
     assert result.exit_code == 1
     assert "02_b" in result.output
     assert "ValueError: not today" in result.output
@@ -156,7 +144,9 @@ def test_a_failing_chapter_stops_the_run_and_is_kept(tmp_path, monkeypatch):
     assert sorted(path.name for path in done.iterdir()) == ["01_a.ipynb", "02_b.failed.ipynb"]
     before = (done / "01_a.ipynb").read_bytes()
     assert b'"42"' in before
-    assert CliRunner().invoke(app, ["run", "1", "-p", "n='word'"]).exit_code == 1  # refused: the older success stays
+    assert (
+        CliRunner().invoke(app, ["run", "1", "-p", "people=word", "--run", "r"]).exit_code == 1
+    )  # refused: the older success stays
     assert (done / "01_a.ipynb").read_bytes() == before
 
 
@@ -167,7 +157,7 @@ def test_a_chapter_runs_again_only_where_something_changed(tmp_path, monkeypatch
     for name, text in {"paint": "import brush", "brush": "x = 1", "other": "y = 1"}.items():
         (tmp_path / f"{name}.py").write_text(text)
     notebook = tmp_path / "notebooks" / "01_a.ipynb"
-    parameters = nbformat.v4.new_code_cell("run = 'r'  # name\nn = 1  # a number", metadata={"tags": ["parameters"]})
+    parameters = nbformat.v4.new_code_cell("run = 'demo'  # name\npeople = 1  # a number", metadata={"tags": ["parameters"]})
     page = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell("import time, paint; time.time()")])
     page.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     page.metadata["fairnb"] = {"does": "tells the time", "seconds": 100}
@@ -176,7 +166,7 @@ def test_a_chapter_runs_again_only_where_something_changed(tmp_path, monkeypatch
     done = tmp_path / "runs" / "r" / "chapters" / "01_a.ipynb"
 
     def outcome(*words):
-        result = CliRunner().invoke(app, ["run", *words])
+        result = CliRunner().invoke(app, ["run", "--run", "r", *words])
         assert result.exit_code == 0, result.output
         up_to_date = "up to date" in result.output
         assert up_to_date or "01_a: tells the time … 1 left, about 2 min and the training" in result.output
@@ -186,14 +176,14 @@ def test_a_chapter_runs_again_only_where_something_changed(tmp_path, monkeypatch
     assert not first[1]
     (tmp_path / "other.py").write_text("y = 2")
     assert outcome() == (first[0], True)
-    assert outcome("-p", "n=1") == (first[0], True)  # the default, said aloud
-    other = outcome("-p", "n=2")
+    assert outcome("-p", "people=20000") == (first[0], True)  # the default, said aloud
+    other = outcome("-p", "people=2")
     assert other[0] != first[0]
     (tmp_path / "brush.py").write_text("x = 2")
-    assert not outcome("-p", "n=2")[1]
+    assert not outcome("-p", "people=2")[1]
     page.cells[1].source += "  # changed"
     nbformat.write(page, notebook)
-    assert not outcome("-p", "n=2")[1]
+    assert not outcome("-p", "people=2")[1]
 
 
 def test_no_chapters_is_an_error(tmp_path):
@@ -204,7 +194,8 @@ def test_no_chapters_is_an_error(tmp_path):
 def test_the_books_contents_name_every_chapter():
     toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
     files = [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
-    assert sorted(name for name in files if name.startswith("chapters/")) == [f"chapters/{name}" for name in NOTEBOOKS]
+    pages = [f"chapters/{name}" for name in (*NOTEBOOKS, "parameters")]  # the last is made from the declarations
+    assert sorted(name for name in files if name.startswith("chapters/")) == pages
     assert all((ROOT / "book" / f"{name}.md").exists() for name in files if not name.startswith("chapters/"))
 
 
@@ -214,7 +205,8 @@ def test_a_page_says_at_its_top_that_its_faces_are_drawn(tmp_path, monkeypatch, 
     (tmp_path / "notebooks").mkdir()
     run = tmp_path / "runs" / "r"
     (run / "chapters").mkdir(parents=True)
-    title, data_cell = nbformat.v4.new_markdown_cell("# Title\n\nText."), nbformat.v4.new_code_cell("Experiment(run)")
+    title = nbformat.v4.new_markdown_cell("# Title\n\nText.")
+    data_cell = nbformat.v4.new_code_cell("1", metadata={"tags": [OPENS_RUN]})
     pages = {"00_the_drawn_faces": [title], "01_a": [title, data_cell], "02_counts_alone": [title]}
     for folder in (tmp_path / "notebooks", run / "chapters"):
         for name, cells in pages.items():
@@ -229,6 +221,9 @@ def test_a_page_says_at_its_top_that_its_faces_are_drawn(tmp_path, monkeypatch, 
     build_book(tmp_path, run / "chapters", lambda _: None)
     shown = nbformat.read(tmp_path / "book" / "chapters" / "01_a.ipynb", as_version=4).cells[0].source
     banner = (tmp_path / "book" / "chapters" / "banner.md").read_text()
+    alone = nbformat.read(tmp_path / "book" / "_build" / "colab" / "01_a.ipynb", as_version=4)
+    assert [cell.source for cell in alone.cells] == [INSTALL, title.source, data_cell.source]  # what Colab's link opens
+    assert "| `epsilon` | number > 0 | `0.01` |" in (tmp_path / "book" / "chapters" / "parameters.md").read_text()
     drawn = nbformat.read(tmp_path / "book" / "chapters" / "00_the_drawn_faces.ipynb", as_version=4).cells[0].source
     assert "Nobody on this page exists." in drawn  # whatever the run's data
     alone = nbformat.read(tmp_path / "book" / "chapters" / "02_counts_alone.ipynb", as_version=4).cells[0].source
@@ -269,8 +264,6 @@ def test_a_notebook_alone_fetches_the_project(tmp_path):
 
     if run("-c", "import fairnb").returncode == 0:
         pytest.skip("fairnb is installed beside the other packages, not as editable")
-    cells = [cell.source for cell in nbformat.read(NOTEBOOKS["07_anatomy_of_a_swarm"], as_version=4).cells]
-    fetch, imports = (next(source for source in cells if word in source) for word in ("find_spec", "import project_root"))
     for _ in range(2):
-        done = run("-c", f"{fetch}\n{imports}\nprint(project_root())")
+        done = run("-c", f"{INSTALL}\nfrom fairnb.run.files import project_root\nprint(project_root())")
         assert done.stdout.strip() == str(work / "fairnb"), done.stderr

@@ -1,7 +1,7 @@
-import dataclasses
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -9,28 +9,31 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from fairnb.book.chapters import check_settings_together
+from fairnb.book.chapters import run_chapters
 from fairnb.book.tables import beside, between, of_methods
 from fairnb.cli import app
 from fairnb.evidence.compare import compare
-from fairnb.evidence.weigh import outcome
+from fairnb.evidence.outcome import Judge
 from fairnb.experiment import Experiment
 from fairnb.features import load_features, load_layer, save_features
-from fairnb.methods.baselines import BASELINES
-from fairnb.methods.strategies import answers, load_search
-from fairnb.swarm.mopso import Swarm
+from fairnb.heads import Heads
+from fairnb.methods import METHODS, load_search
 from tests import conftest
 from tests.conftest import make_celeba
 
-RECIPE = replace(conftest.LEARNS, epochs=1)
-SWARM = Swarm(particles=8, iterations=3)
+RECIPE = conftest.LEARNS.but(epochs=1)
+SEARCH = {"particles": 8, "iterations": 3, "tolerance": 0.1, "spread": 0.1, "epsilon": 0.01, "gradient_steps": 5}
 
 
-def make(celeba, runs, run, *, swarm=SWARM, **settings):
-    recipe = dataclasses.replace(RECIPE, **settings)
-    made = Experiment(run, data="celeba", data_root=celeba, recipe=recipe, runs=runs, min_positives=2, device="cpu")
-    made.dynamic_weighting(swarm, tolerance=0.1, spread=0.1, epsilon=0.01)
-    made.multi_task(swarm, tolerance=0.1, spread=0.1)
+def opened(celeba, runs, run, **changed):
+    given = {"data": "celeba", "data_root": celeba, "min_positives": 2, "device": "cpu"} | RECIPE.model_dump() | SEARCH
+    return Experiment.open(run, runs=runs, **(given | changed))
+
+
+def make(celeba, runs, run, **changed):
+    made = opened(celeba, runs, run, **changed)
+    made.search("dynamic weighting")
+    made.search("multi-task")
     return made
 
 
@@ -40,23 +43,22 @@ def runs(celeba, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for seed in (0, 1):
         made = make(celeba, folder, f"plain-{seed}", seed=seed)
-        for name in BASELINES:
-            more = {"evaluations": 20} if name == "random search" else {"steps": 5} if name == "soft UEI" else {}
-            made.baseline(name, tolerance=0.1, **more)
-        made.calibrated_multi_task(SWARM, tolerance=0.1)
+        for name in METHODS:
+            if name != "base":
+                made.search(name)
         make(celeba, folder, f"reweighed-{seed}", seed=seed, mitigation="reweighing")
-    make(celeba, folder, "quiet", swarm=dataclasses.replace(SWARM, noise=0.0))
+    make(celeba, folder, "quiet", noise=0.0)
     return folder
 
 
 def test_runs_that_differ_in_their_seed_are_one_method(runs):
     found = compare([runs / "plain-0", runs / "plain-1"], draws=400)
     methods: Any = found.methods.set_index("method")
-    assert list(methods.index) == ["base", "dynamic weighting", "multi-task", *BASELINES, "calibrated multi-task"]
+    assert list(methods.index) == list(METHODS)
     assert (methods.seeds == 2).all()
     assert methods.needs_group.to_dict() == {name: name == "group thresholds" for name in methods.index}
     assert methods.evaluations["multi-task"] == 32
-    assert methods.evaluations["random search"] == 20
+    assert methods.evaluations["random search"] == 32  # as many as the swarms'
     tables = [pd.read_csv(runs / f"plain-{seed}" / "labels.csv") for seed in (0, 1)]
     for method, row in methods.iterrows():
         for split, column in (("test", "uei"), ("valid", "uei_valid")):
@@ -86,12 +88,12 @@ def test_a_mitigated_training_and_other_parameters_are_methods_of_their_own(runs
     mixed: Any = compare(three, draws=400, say=said.append).methods
     assert (mixed.seeds == 1).all()  # the seed that all have
     assert len(said) == 1
-    assert said[0].startswith("seed 0 is left out: it is not there for reweighing")
+    assert said[0].startswith("seed 0 is left out: it is missing for reweighing")
 
 
 def test_a_method_is_told_apart_only_by_what_it_depends_on(celeba, runs):
     made = make(celeba, runs, "other-epsilon", seed=0)
-    made.baseline("label thresholds", tolerance=0.1)
+    made.search("label thresholds")
     other = json.loads((runs / "other-epsilon" / "run.json").read_text())
     other["parameters"]["epsilon"] = 0.5
     (runs / "other-epsilon" / "run.json").write_text(json.dumps(other))
@@ -106,8 +108,8 @@ def test_without_a_plain_training_areas_start_from_the_runs_own(runs):
     features, search, analysed = loaded(runs / "reweighed-0")
     for methods, name in ((found, "reweighed-0"), (both, "plain-0")):
         begun, heads = loaded(runs / name)[0], load_layer(runs / name / "base.safetensors")
-        base = outcome("base", 0, begun, heads, analysed, tolerance=0.1)
-        by_hand = outcome("searched", 0, features, search.heads, analysed, search=search, base=base, tolerance=0.1)
+        base = Judge(begun, analysed, tolerance=0.1).outcome("base", Heads(heads.unsqueeze(0)))
+        by_hand = Judge(features, analysed, tolerance=0.1, base=base).outcome("searched", search)
         assert methods.area_valid["multi-task after reweighing"] == pytest.approx(by_hand.area[0])
 
 
@@ -132,10 +134,20 @@ def test_people_are_drawn_where_one_run_knows_them(runs, tmp_path):
         compare([known, other], draws=400)
 
 
+def test_a_search_that_is_not_finished_is_left_out(runs, tmp_path):
+    """Its file may be there before its stage is noted; its parameters can still change."""
+    folder = tmp_path / "broken off"
+    shutil.copytree(runs / "plain-0", folder)
+    known = json.loads((folder / "run.json").read_text())
+    del known["stages"]["soft UEI"]
+    (folder / "run.json").write_text(json.dumps(known))
+    assert set(compare([folder], draws=400).methods.method) == set(METHODS) - {"soft UEI"}
+
+
 def test_few_seeds_are_told(runs):
     said: list[str] = []
     compare([runs / "plain-0", runs / "plain-1"], draws=400, say=said.append)
-    assert said == ["2 seeds tell little of others: intervals are wide, and hardly a label can count; 5 tell more"]
+    assert said == ["2 seeds are few: intervals are wide, and hardly any label can count as changed; run 5 or more"]
     compare([runs / "plain-0"], draws=400, say=said.append)
     assert len(said) == 1
 
@@ -146,7 +158,7 @@ def test_the_command_prints_the_table_and_writes_it(runs, tmp_path):
     methods = pd.read_csv(tmp_path / "methods.csv")
     for text in (*of_methods(methods).method, *of_methods(methods).UEI):
         assert text in done.output
-    assert f"{methods.units[0]} of the test split drawn anew, seeds: 2." in done.output
+    assert f"resampled {methods.units[0]} of the test split; seeds: 2." in done.output
     assert {path.name for path in tmp_path.iterdir()} == {"methods.csv", "changes.csv", "differences.csv"}
     wanted = [
         "method", "seeds", "uei", "uei_low", "uei_high", "accuracy", "accuracy_low", "accuracy_high", "worsened",
@@ -185,37 +197,61 @@ def test_what_cannot_be_compared_is_said_in_a_line(runs, tmp_path):
         return done.output
 
     assert "is no finished run: there is no run.json" in output(tmp_path)
+    old = tmp_path / "old"
+    shutil.copytree(runs / "plain-0", old)
+    known = json.loads((old / "run.json").read_text())
+    (old / "run.json").write_text(json.dumps({name: known[name] for name in ("parameters", "base_key")}))
+    assert "was made by an earlier version of fairnb" in output(old)
     assert "no folder" in output(runs / "plain-0", "--csv", tmp_path / "nowhere")
     other = make(make_celeba(tmp_path / "other", seed=1), tmp_path / "runs", "other")
-    assert "different test images or labels" in output(runs / "plain-0", other.folder)
+    assert "differ in test images or labels" in output(runs / "plain-0", other.folder)
     assert "no seed is common" in output(runs / "plain-0", runs / "reweighed-1")
 
 
 def test_a_search_of_both_layers_is_judged_by_its_own_features(celeba, tmp_path):
-    made = Experiment("both", data="celeba", data_root=celeba, recipe=RECIPE, runs=tmp_path, min_positives=2, device="cpu")
-    search = made.dynamic_weighting(SWARM, tolerance=0.1, spread=0.1, epsilon=0.01, layers="all")
+    made = opened(celeba, tmp_path, "both", layers="all")
+    search = made.search("dynamic weighting")
     found: Any = compare([made.folder], draws=400).methods.set_index("method")
     pooled = made.pooled_features()["test"]
-    right = answers(pooled, search.heads, search.hidden) == pooled.labels.T
+    assert search.heads.hidden is not None
+    right = search.heads.predict(pooled) == pooled.labels.T
     assert found.accuracy["dynamic weighting"] == pytest.approx(right[made.analysed].double().mean().item())
 
 
 def test_baselines_of_a_run_are_kept_and_their_settings_too(celeba, runs):
     made = make(celeba, runs, "plain-0")
     before = {path: path.stat().st_mtime_ns for path in made.folder.glob("*.safetensors")}
-    search = made.baseline("group thresholds", tolerance=0.1)
-    assert search.heads.dim() == 3
+    search = made.search("group thresholds")
+    assert search.heads.by_group
     assert {path: path.stat().st_mtime_ns for path in made.folder.glob("*.safetensors")} == before
     labels = made.labels()
     rows = labels[(labels.method == "group thresholds") & (labels.split == "test")]
-    right = answers(made.features()["test"], search.heads) == made.features()["test"].labels.T
+    right = search.heads.predict(made.features()["test"]) == made.features()["test"].labels.T
     assert rows.accuracy.tolist() == pytest.approx(right.double().mean(1).tolist())
-    with pytest.raises(ValueError, match=r"random search was \{'evaluations': 20\}, now \{'evaluations': 30\}"):
-        made.baseline("random search", tolerance=0.1, evaluations=30)
-    with pytest.raises(ValueError, match=r"tolerance was 0\.1, now 0\.2"):
-        made.baseline("label thresholds", tolerance=0.2)
+    for changed, message in (
+        ({"iterations": 4}, "iterations was 3, now 4"),
+        ({"gradient_steps": 6}, "gradient_steps was 5, now 6"),
+        ({"tolerance": 0.2}, r"tolerance was 0\.1, now 0\.2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            opened(celeba, runs, "plain-0", **changed)
     with pytest.raises(ValueError, match="did you mean 'label thresholds'"):
-        made.baseline("label threshold", tolerance=0.1)
+        made.search("label threshold")
+
+
+def test_each_method_notes_what_it_took(celeba, tmp_path):
+    made = opened(celeba, tmp_path, "one")
+    swarm = {"particles", "iterations", "noise"}
+    for method, taken in {
+        "label thresholds": set(), "group thresholds": set(), "soft UEI": {"gradient_steps"},
+        "random search": {"particles", "iterations"}, "calibrated multi-task": swarm,
+        "multi-task": swarm | {"spread", "steer", "whiten"},
+        "dynamic weighting": swarm | {"spread", "steer", "whiten", "epsilon", "layers"},
+    }.items():  # fmt: skip
+        made.search(method)
+        asked = swarm | {"spread", "steer", "whiten", "epsilon", "layers", "gradient_steps"}
+        assert set(made.record.stages[method]["takes"]) & asked == taken, method
+        assert {"tolerance", "seed", "min_positives"} <= set(made.record.stages[method]["takes"])
 
 
 def test_the_introductions_table_is_that_of_the_fresh_photographs_and_of_the_run(runs, tmp_path, monkeypatch):
@@ -234,6 +270,8 @@ def test_the_introductions_table_is_that_of_the_fresh_photographs_and_of_the_run
     assert table.iloc[6].tolist() == ["this run", *row]
 
 
-def test_an_ablation_that_is_not_there_is_refused_before_anything_runs():
+def test_an_ablation_that_is_not_there_is_refused_before_anything_runs(tmp_path):
+    (tmp_path / "notebooks").symlink_to(Path(__file__).parents[1] / "notebooks")
     with pytest.raises(ValueError, match="did you mean 'tolerance'"):
-        check_settings_together({"ablate": ["tolerances"]})
+        run_chapters(tmp_path, [], {"ablate": ["tolerances"]})
+    assert [path.name for path in tmp_path.iterdir()] == ["notebooks"]

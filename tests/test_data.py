@@ -3,7 +3,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from fairnb.data import SPLITS, decode_images, download_celeba, open_dataset, read_celeba
+from fairnb.data import SPLITS, Data, decode_images, download_celeba, open_dataset, read_celeba
 from tests.conftest import NAMES, SIZES, make_celeba
 
 
@@ -74,7 +74,7 @@ def test_analysed_needs_positives_in_every_group_of_both_splits(celeba):
 
 
 def test_max_images_takes_the_first_of_each_split(celeba):
-    faces, few = read_celeba(celeba), open_dataset("celeba", celeba, max_images=10)
+    faces, few = read_celeba(celeba), open_dataset(Data(data="celeba", data_root=celeba, max_images=10))
     assert [len(few.rows(split)) for split in SIZES] == [10, 10, 10]
     row = int(faces.rows("test")[3])
     assert torch.equal(few.images[23], faces.images[row])
@@ -116,11 +116,13 @@ def test_bad_arguments_are_named(celeba, tmp_path):
     with pytest.raises(ValueError, match="cannot also be a target"):
         read_celeba(celeba, targets=["Male", "Bald"])
     with pytest.raises(ValueError, match="did you mean 'celeba'"):
-        open_dataset("celebA", celeba)
+        Data(data="celebA", data_root=celeba)
     with pytest.raises(ValueError, match="max_images=-1"):
-        open_dataset("celeba", celeba, max_images=-1)
+        Data(data="celeba", data_root=celeba, max_images=-1)
     with pytest.raises(ValueError, match="needs data_root"):
-        open_dataset("celeba", "")
+        Data(data="celeba")
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        open_dataset(Data(data="celeba", data_root="nowhere"), tmp_path)
     (tmp_path / "img_align_celeba.zip").write_bytes(b"PK not a zip")
     for name in ("list_attr_celeba.txt", "list_eval_partition.txt"):
         (tmp_path / name).write_bytes((celeba / name).read_bytes())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fairnb.data import DRAWN, decode_images, draw_faces, open_dataset, read_celeba
+from fairnb.data import Data, decode_images, draw_faces, open_dataset, read_celeba
 from fairnb.data.drawn.people import CELEBA, draw_people, read_statistics
 from fairnb.data.drawn.portrait import ACCIDENTS, ATTRIBUTES, draw_portraits
 from fairnb.metrics import contingency_table, underestimation_score
@@ -180,12 +180,12 @@ def test_young_splits_people_as_well():
 
 
 def test_faces_are_drawn_at_the_working_size(tmp_path):
-    faces = open_dataset("drawn", drawn=[40, 10, 10], drawn_seed=2)
+    faces = open_dataset(Data(drawn=(40, 10, 10), drawn_seed=2))
     decoded = decode_images(faces.images, 72, tmp_path)
     assert decoded.shape == (60, 72, 72, 3)
     wanted = draw_faces([40, 10, 10], 2, height=72, width=72).images[59]
     assert np.array_equal(decoded[59], wanted.permute(1, 2, 0).numpy())
-    few = open_dataset("drawn", drawn=[40, 10, 10], drawn_seed=2, max_images=5)
+    few = open_dataset(Data(drawn=(40, 10, 10), drawn_seed=2, max_images=5))
     kept = int(few.rows("test")[0])
     of_all = int(faces.rows("test")[0])
     assert np.array_equal(decode_images(few.images, 72, tmp_path)[kept], decoded[of_all])
@@ -205,7 +205,7 @@ def test_the_splits_are_dealt_at_random():
 
 
 def test_the_default_is_enough_for_the_books_labels():
-    assert int(draw_faces(DRAWN).analysed(min_positives=8).sum()) >= 25
+    assert int(draw_faces(Data().drawn).analysed(min_positives=8).sum()) >= 25
 
 
 @pytest.mark.parametrize(
@@ -279,8 +279,8 @@ def test_a_missing_table_is_named(tmp_path):
 
 def test_a_folder_is_not_silently_ignored(celeba):
     with pytest.raises(ValueError, match="reads no folder: say data=celeba"):
-        open_dataset("drawn", celeba)
-    assert len(read_celeba(celeba)) == len(open_dataset("celeba", celeba))
+        Data(data="drawn", data_root=celeba)
+    assert len(read_celeba(celeba)) == len(open_dataset(Data(data="celeba", data_root=celeba)))
 
 
 def test_the_table_is_saved_as_it_is_read(tmp_path):

@@ -9,23 +9,16 @@ from scipy.stats import bootstrap
 from statsmodels.stats.multitest import multipletests
 
 from fairnb.book.tables import with_range
-from fairnb.evidence.weigh import (
-    Outcome,
-    area,
-    draw_counts,
-    holm,
-    interval,
-    outcome,
-    resampled,
-    seed_weights,
-    two_sided_p,
-    weigh,
-)
+from fairnb.evidence.bootstrap import draw_counts, holm, interval, resampled, seed_weights, two_sided_p
+from fairnb.evidence.outcome import Judge, Outcome, area
+from fairnb.evidence.weigh import weigh
 from fairnb.features import Features
-from fairnb.methods.baselines import label_thresholds
-from fairnb.methods.strategies import answers, dynamic_weighting, evaluate, uei_and_error
+from fairnb.heads import Heads, uei_and_error
+from fairnb.methods.dynamic_weighting import dynamic_weighting
+from fairnb.methods.problem import Problem
+from fairnb.methods.thresholds import label_thresholds
 from fairnb.metrics import contingency_table, underestimation_index
-from fairnb.swarm.mopso import Swarm
+from fairnb.run.parameters import Settings, Swarm
 from fairnb.swarm.repository import hypervolume
 
 NAMES = ["Bald", "Smiling", "Young"]
@@ -266,23 +259,23 @@ def test_the_area_is_that_of_the_front_in_the_rectangle():
     features = Features(x, truth, torch.randint(2, (500,), generator=draw), 2)
     start = torch.cat([torch.eye(2, 4), torch.full((2, 1), -1.5)], dim=1)
     front = start.unsqueeze(1) + torch.tensor([0.0, 0.3, 0.6]).view(3, 1) * torch.tensor([0, 0, 0, 0, 1.0])
-    points = torch.stack([uei_and_error(evaluate(features, front[:, a])) for a in range(3)], dim=1)
+    points = torch.stack([uei_and_error(Heads(front[:, a].unsqueeze(0)).tables(features)) for a in range(3)], dim=1)
     corner = points[:, 0] + torch.tensor([0, 0.05])
     expected = (hypervolume(points, corner) / corner.prod(-1)).mean().item()
     assert area(features, front, corner) == pytest.approx(expected)
     assert area(features, front.repeat(1, 1, 2), corner) == pytest.approx(expected)  # both groups by the same heads
-    splits, both = {"valid": features, "test": features}, torch.tensor([True, True])
-    base = outcome("base", 0, splits, start, both)
+    judge = Judge({"valid": features, "test": features}, torch.tensor([True, True]))
+    base = judge.outcome("base", Heads(start.unsqueeze(0)))
     assert base.area[0] == pytest.approx(area(features, start.unsqueeze(1), corner))
-    moved = outcome("moved", 0, splits, front[:, 2], both, base=base)
+    moved = judge.outcome("moved", Heads(front[:, 2].unsqueeze(0)), base=base)
     assert moved.area[1] == pytest.approx(area(features, front[:, 2:], corner))
-    by_group = outcome("apart", 0, splits, torch.stack([start, start]), both, base=base)
+    judge = replace(judge, base=base)
+    by_group = judge.outcome("apart", Heads(torch.stack([start, start])))
     assert by_group.needs_group
     assert torch.equal(by_group.test, base.test)
     torch.testing.assert_close(by_group.scores, base.scores)
     assert by_group.area == pytest.approx(base.area)
-    search = label_thresholds(features, start)
-    found = outcome("label thresholds", 0, splits, search.heads, both, search=search, base=base)
+    found = judge.outcome("label thresholds", label_thresholds(Problem(features, start)))
     assert found.area[0] > moved.area[0]
     assert found.evaluations == 501
 
@@ -295,18 +288,18 @@ def test_the_area_of_both_layers_is_that_of_every_candidate():
     hidden = torch.cat([torch.eye(4, 6), torch.full((4, 1), 0.5)], dim=1)
     start = torch.cat([torch.eye(2, 4), torch.full((2, 1), -2.0)], dim=1)
     both = torch.tensor([True, True])
-    search = dynamic_weighting(pooled, start, Swarm(particles=10, iterations=5), hidden=hidden)
-    assert search.hidden is not None
+    search = dynamic_weighting(Problem(pooled, start, hidden=hidden), Swarm(particles=10, iterations=5), Settings())
+    assert search.heads.hidden is not None
     assert len(search.fronts.along()[0]) > 1
-    splits = {"valid": pooled, "test": pooled}
     read = replace(pooled, x=(x @ hidden[:, :-1].T + hidden[:, -1]).relu())
-    base = outcome("base", 0, {"valid": read, "test": read}, start, both)
-    found = outcome("both layers", 0, splits, search.heads, both, search=search, base=base)
-    assert torch.equal(found.test, answers(pooled, search.heads, search.hidden))
+    judge = Judge({"valid": read, "test": read}, both, pooled={"valid": pooled, "test": pooled})
+    base = judge.outcome("base", Heads(start.unsqueeze(0)))
+    found = judge.outcome("both layers", search, base=base)
+    assert torch.equal(found.test, search.heads.predict(pooled))
     points = []
     for candidate in search.fronts.pareto_front(0)[0]:
         heads, layer = candidate[:10].view(2, 5), candidate[10:].view(4, 7)
-        points.append(uei_and_error(evaluate(pooled, heads, layer)))
+        points.append(uei_and_error(Heads(heads.unsqueeze(0), layer).tables(pooled)))
     corner = uei_and_error(base.valid) + torch.tensor([0, 0.05])
     expected = (hypervolume(torch.stack(points, dim=1), corner) / corner.prod(-1)).mean().item()
     assert found.area == pytest.approx((expected, expected))

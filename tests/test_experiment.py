@@ -1,8 +1,9 @@
-import dataclasses
 import errno
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,25 +12,24 @@ import pytest
 import torch
 
 from fairnb import training
-from fairnb.book import plots, tables
+from fairnb.book import plots, tables, training_plots
 from fairnb.experiment import Experiment
-from fairnb.methods.strategies import predict
 from fairnb.run.files import load_tensors, save_json, write_beside
-from fairnb.swarm.mopso import Swarm
-from tests.conftest import RECIPE
+from fairnb.run.parameters import Parameters
+from tests.conftest import RECIPE, make_celeba
 
-SWARM = Swarm(particles=12, iterations=5)
-
-
-def experiment(celeba, runs, run="one", recipe=RECIPE, **settings):
-    settings = {"min_positives": 2, "device": "cpu", **settings}
-    return Experiment(run, data="celeba", data_root=celeba, recipe=recipe, runs=runs, **settings)
+SEARCH = {"particles": 12, "iterations": 5, "tolerance": 0.1, "spread": 0.1, "epsilon": 0.01}
 
 
-def whole(celeba, runs, **settings):
-    made = experiment(celeba, runs, **settings)
-    made.dynamic_weighting(SWARM, tolerance=0.1, spread=0.1, epsilon=0.01)
-    made.multi_task(SWARM, tolerance=0.1, spread=0.1)
+def experiment(celeba, runs, run="one", **changed):
+    given = {"data": "celeba", "data_root": celeba, "min_positives": 2, "device": "cpu"} | RECIPE.model_dump() | SEARCH
+    return Experiment.open(run, runs=runs, **(given | changed))
+
+
+def whole(celeba, runs, **changed):
+    made = experiment(celeba, runs, **changed)
+    made.search("dynamic weighting")
+    made.search("multi-task")
     return made
 
 
@@ -50,8 +50,11 @@ def test_a_run_leaves_its_files(done):
     assert len(labels) == 3 * 2 * 4
     assert len(groups) == 2 * len(labels)
     assert labels.method.drop_duplicates().tolist() == ["base", "dynamic weighting", "multi-task"]
-    known = done.provenance()
-    assert set(known["seconds"]) == {"base model", "features", "dynamic weighting", "multi-task"}
+    known = json.loads((done.folder / "run.json").read_text())
+    assert set(known["stages"]) == {"base model", "features", "dynamic weighting", "multi-task"}
+    assert all(stage["seconds"] >= 0 and stage["revision"] for stage in known["stages"].values())
+    assert done.seconds("base model") == known["stages"]["base model"]["seconds"] > 0
+    assert set(known["parameters"]) == set(Parameters.model_fields)  # complete
     assert known["parameters"]["particles"] == 12
     assert known["peak_memory_gb"] > 0
     assert {"torch", "fairnb", "python"} <= set(known["versions"])
@@ -62,9 +65,9 @@ def test_tables_agree_with_each_other_and_with_the_heads(done):
     groups = done.groups()
     us = (groups.predicted_positives / groups.n) / (groups.positives / groups.n)
     pd.testing.assert_series_equal(groups.us, us, check_names=False)
-    search = done.multi_task(SWARM, tolerance=0.1, spread=0.1)
+    search = done.search("multi-task")
     test = done.features()["test"]
-    right = (predict(test.x, search.heads).T.numpy() == test.labels.numpy()).mean(axis=0)
+    right = (search.heads.predict(test).T.numpy() == test.labels.numpy()).mean(axis=0)
     labels = done.labels()
     rows = labels[(labels.method == "multi-task") & (labels.split == "test")]
     assert rows.accuracy.tolist() == pytest.approx(right.tolist())
@@ -80,63 +83,147 @@ def test_stages_are_loaded_not_repeated(done, celeba, monkeypatch):
     monkeypatch.setattr(training, "_Training", lambda *_: pytest.fail("computed again"))
     monkeypatch.setattr("fairnb.data.feeding.Feed.batches", lambda *_: pytest.fail("computed again"))
     before = {path: path.stat().st_mtime_ns for path in done.folder.glob("*.safetensors")}
-    again = whole(celeba, done.root)
+    again = whole(celeba, done.folder.parent)
     assert {path: path.stat().st_mtime_ns for path in done.folder.glob("*.safetensors")} == before
-    first, second = (e.multi_task(SWARM, tolerance=0.1, spread=0.1) for e in (done, again))
-    assert torch.equal(first.heads, second.heads)
+    first, second = (e.search("multi-task") for e in (done, again))
+    assert torch.equal(first.heads.weights, second.heads.weights)
     assert first.picked == second.picked
     assert torch.equal(first.fronts.hypervolume, second.fronts.hypervolume)
 
 
 def test_other_parameters_are_refused_and_nothing_is_touched(done, celeba):
     before = {path: path.read_bytes() for path in done.folder.iterdir()}
-    with pytest.raises(ValueError, match="min_positives was 2, now 1"):
-        experiment(celeba, done.root, min_positives=1)
-    with pytest.raises(ValueError, match="particles was 12, now 13"):
-        done.multi_task(Swarm(particles=13, iterations=5), tolerance=0.1, spread=0.1)
-    with pytest.raises(ValueError, match=r"epsilon was 0\.01, now 0\.1"):
-        done.dynamic_weighting(SWARM, tolerance=0.1, spread=0.1, epsilon=0.1)
+    for changed, message in (
+        ({"min_positives": 1}, "min_positives was 2, now 1"),
+        ({"particles": 13}, "particles was 12, now 13"),
+        ({"epsilon": 0.1}, r"epsilon was 0\.01, now 0\.1"),
+        ({"epochs": 3, "seed": 1}, "epochs was 2, now 3; seed was 0, now 1"),
+    ):
+        with pytest.raises(ValueError, match=f"one was made with other parameters: {message}"):
+            experiment(celeba, done.folder.parent, **changed)
+        with pytest.raises(ValueError, match=message):  # those not given stay the run's own
+            Experiment.open("one", runs=done.folder.parent, **changed)
     assert {path: path.read_bytes() for path in done.folder.iterdir()} == before
 
 
-def test_a_search_that_comes_first_notes_everything(celeba, tmp_path):
-    whole(celeba, tmp_path)
-    known = experiment(celeba, tmp_path).provenance()["parameters"]
-    assert (known["backbone"], known["min_positives"], known["particles"], known["epsilon"]) == (
-        RECIPE.backbone,
-        2,
-        12,
-        0.01,
-    )
-    with pytest.raises(ValueError, match="min_positives was 2, now 1"):
-        experiment(celeba, tmp_path, min_positives=1)
+def test_what_no_stage_took_may_be_changed_and_is_noted(celeba, tmp_path):
+    made = experiment(celeba, tmp_path)
+    made.search("label thresholds")
+    changed = experiment(celeba, tmp_path, epsilon=0.5, particles=13, workers=0)  # label thresholds know no swarm
+    noted = json.loads((made.folder / "run.json").read_text())["parameters"]
+    assert (noted["epsilon"], noted["particles"], noted["workers"]) == (0.5, 13, 0)
+    assert changed.search("dynamic weighting").fronts.evaluations == 13 * (5 + 1)
+    with pytest.raises(ValueError, match=r"epsilon was 0\.5, now 0\.01"):
+        Experiment.open("one", runs=tmp_path, epsilon=0.01)
+    with pytest.raises(ValueError, match=r"tolerance was 0\.1, now 0\.2"):
+        Experiment.open("one", runs=tmp_path, tolerance=0.2)
+    again = Experiment.open("one", runs=tmp_path, gradient_steps=20, devices=2)  # taken by no stage
+    assert (again.parameters.gradient_steps, again.parameters.devices) == (20, 2)
+    assert again.parameters.epsilon == 0.5
+
+
+def test_a_run_goes_on_with_its_own_parameters_by_its_name_alone(tmp_path):
+    given = RECIPE.model_dump() | SEARCH | {"resize": 34, "epochs": 1, "min_positives": 2, "device": "cpu"}
+    given |= {"sensitive": "Young", "targets": ["Smiling", "Male"], "drawn": [64, 40, 40]}
+    made = Experiment.open("young", runs=tmp_path, **given)
+    before = made.parameters
+    for _ in ("begun", "trained", "searched"):
+        again = Experiment.open("young", runs=tmp_path)
+        assert again.parameters == before
+        assert (again.faces.sensitive, again.faces.label_names) == ("Young", ("Male", "Smiling"))
+        again.search("multi-task") if again.record.stages else again.base_model()
+    assert set(again.groups().group) == {"not Young", "Young"}
+    assert set(again.record.stages) == {"base model", "features", "multi-task"}
+    assert again.base_model().history.epoch.tolist() == [1]
+
+
+@pytest.mark.parametrize("moment", ["_write_results", "_merge"])
+def test_a_search_is_not_lost_where_its_rows_were_not_written(celeba, done, tmp_path, monkeypatch, moment):
+    made = experiment(celeba, tmp_path)
+    made.features()
+
+    def breaks(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(Experiment, moment, breaks)
+        with pytest.raises(OSError, match="No space left"):
+            made.search("dynamic weighting")
+    path = made.folder / "dynamic_weighting.safetensors"
+    saved = path.read_bytes()
+    assert "dynamic weighting" not in json.loads((made.folder / "run.json").read_text())["stages"]
+    with monkeypatch.context() as watched:
+        watched.setattr("fairnb.methods.flying.mopso", lambda *_, **__: pytest.fail("searched again"))
+        again = Experiment.open("one", runs=tmp_path)
+        search = again.search("dynamic weighting")
+    assert path.read_bytes() == saved
+    assert torch.equal(search.heads.weights, done.search("dynamic weighting").heads.weights)
+    rows, others = (e.labels().query("method == 'dynamic weighting'").reset_index(drop=True) for e in (again, done))
+    pd.testing.assert_frame_equal(rows, others)
+    assert "epsilon" in again.record.stages["dynamic weighting"]["takes"]
+    assert not (made.folder / "dynamic_weighting_search.safetensors").exists()
+
+
+def test_a_search_by_other_parameters_is_not_taken_for_ones_own(celeba, tmp_path, monkeypatch):
+    """Saved, but not noted as finished, and then a parameter was changed."""
+    made = experiment(celeba, tmp_path, epsilon=0.5)
+    made.features()
+    with monkeypatch.context() as broken:
+        broken.setattr(Experiment, "_write_results", lambda *_: (_ for _ in ()).throw(MemoryError))
+        with pytest.raises(MemoryError):
+            made.search("dynamic weighting")
+    changed = Experiment.open("one", runs=tmp_path, epsilon=0.01).search("dynamic weighting")
+    own = experiment(celeba, tmp_path, run="two").search("dynamic weighting")
+    assert torch.equal(changed.fronts.objectives, own.fronts.objectives)
+
+
+def test_a_run_of_an_older_format_is_refused_in_a_line(celeba, tmp_path):
+    made = experiment(celeba, tmp_path)
+    path = made.folder / "run.json"
+    known = json.loads(path.read_text())
+    del known["format"]
+    path.write_text(json.dumps(known))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="was made by an earlier version of fairnb: give this run another name") as error:
+        experiment(celeba, tmp_path)
+    assert "\n" not in str(error.value)
+    assert path.read_bytes() == before
+
+
+def test_a_run_whose_folder_was_renamed_goes_by_its_new_name(celeba, tmp_path):
+    experiment(celeba, tmp_path).folder.rename(tmp_path / "another")
+    again = Experiment.open("another", runs=tmp_path)
+    assert again.parameters.run == "another"
+    known = json.loads((again.folder / "run.json").read_text())
+    assert known["run"] == known["parameters"]["run"] == "another"
 
 
 def test_other_images_are_refused(celeba, tmp_path):
-    from tests.conftest import make_celeba
-
     experiment(celeba, tmp_path).base_model()
     with pytest.raises(ValueError, match="images or annotations are not the same"):
         experiment(make_celeba(tmp_path / "other", seed=9), tmp_path)
+    moved = Path(shutil.copytree(celeba, tmp_path / "moved"))  # with their dates
+    assert experiment(moved, tmp_path).record.known["data_root"] == str(moved)
 
 
 def test_runs_share_a_trained_base(done, celeba, monkeypatch):
     monkeypatch.setattr(training, "_Training", lambda *_: pytest.fail("trained again"))
-    other = experiment(celeba, done.root, run="another name")
+    other = experiment(celeba, done.folder.parent, run="another name")
     assert torch.equal(other.base_model().heads, done.base_model().heads)
-    assert other.provenance()["base_from"] == "one"
+    assert other.record.known["base_from"] == "one"
     assert (other.folder / "base.safetensors").exists()
 
 
 def test_a_mistake_is_not_held_against_the_run(celeba, tmp_path):
     """Parameters that led to nothing are forgotten: the next try may put them right under the same name."""
     with pytest.raises(ValueError, match="unknown backbone"):
-        experiment(celeba, tmp_path, recipe=dataclasses.replace(RECIPE, backbone="resnet8")).base_model()
+        experiment(celeba, tmp_path, backbone="resnet8").base_model()
+    with pytest.raises(ValueError, match="epsilon=0 must be above 0"):
+        experiment(celeba, tmp_path, epsilon=0)
     made = experiment(celeba, tmp_path)
-    with pytest.raises(ValueError, match="epsilon=0"):
-        made.dynamic_weighting(SWARM, tolerance=0.1, spread=0.1, epsilon=0)
-    made.dynamic_weighting(SWARM, tolerance=0.1, spread=0.1, epsilon=0.01)
-    assert made.provenance()["parameters"]["epsilon"] == 0.01
+    made.search("dynamic weighting")
+    assert made.parameters.epsilon == 0.01
+    assert made.parameters.backbone == RECIPE.backbone
 
 
 def test_bad_names_and_settings(celeba, tmp_path):
@@ -145,12 +232,18 @@ def test_bad_names_and_settings(celeba, tmp_path):
             experiment(celeba, tmp_path, run=run)
     with pytest.raises(ValueError, match="min_positives=0"):
         experiment(celeba, tmp_path, min_positives=0)
+    with pytest.raises(ValueError, match="did you mean 'epsilon'"):
+        experiment(celeba, tmp_path, epsilom=0.1)
     assert list(tmp_path.iterdir()) == []
+    made = experiment(celeba, tmp_path)
+    with pytest.raises(ValueError, match="did you mean 'label thresholds'"):
+        made.search("label threshold")
+    with pytest.raises(ValueError, match="is the model before any search"):
+        made.search("base")
+    assert made.record.stages == {}
 
 
 def test_a_label_that_a_group_never_has_is_not_analysed(tmp_path):
-    from tests.conftest import make_celeba
-
     root = make_celeba(tmp_path / "data")
     path = root / "list_attr_celeba.txt"
     lines = path.read_text().splitlines()
@@ -238,8 +331,8 @@ def test_figures_show_what_they_were_given(done):
     labels, groups = done.labels(), done.groups()
     test = groups[(groups.method == "base") & (groups.split == "test")]
     names = [n for n, kept in zip(done.faces.label_names, done.analysed, strict=True) if kept]
-    search = done.multi_task(SWARM, tolerance=0.1, spread=0.1)
-    dynamic = done.dynamic_weighting(SWARM, tolerance=0.1, spread=0.1, epsilon=0.01)
+    search = done.search("multi-task")
+    dynamic = done.search("dynamic weighting")
     bars = plots.underestimation_scores(test, limit=50.0).axes[0]
     shown = sorted(round(bar.get_width(), 6) for container in bars.containers for bar in container)
     assert shown == sorted(round(us, 6) for us in test.us)
@@ -248,7 +341,7 @@ def test_figures_show_what_they_were_given(done):
     comparison = plots.comparison(labels[(labels.split == "test") & labels.analysed]).axes[0]
     assert [text.get_text() for text in comparison.get_yticklabels()]
     assert len(comparison.collections) == 4  # a line a label, and a dot a method
-    assert plots.learning_curves(done.base_model().history).axes[0].get_title() == "loss (BCE)"
+    assert training_plots.learning_curves(done.base_model().history).axes[0].get_title() == "loss (BCE)"
     curves = plots.hypervolume_curves({"dynamic weighting": dynamic, "multi-task": search}).axes[0]
     gained = [bool((s.fronts.hypervolume[-1] > s.fronts.hypervolume[0]).any()) for s in (dynamic, search)]
     assert [np.asarray(line.get_ydata())[-1] for line in curves.lines] == [1.0] * sum(gained)
@@ -256,26 +349,26 @@ def test_figures_show_what_they_were_given(done):
 
 
 def test_an_experiment_on_drawn_faces_with_another_sensitive_attribute(tmp_path):
-    recipe = dataclasses.replace(RECIPE, resize=34, image_size=32, epochs=1)
-    settings = {"sensitive": "Young", "targets": ["Male", "Smiling"], "min_positives": 2, "device": "cpu", "runs": tmp_path}
-    run = Experiment("young", data="drawn", drawn=[64, 40, 40], recipe=recipe, **settings)
-    run.multi_task(SWARM, tolerance=0.1, spread=0.1)
+    given = RECIPE.model_dump() | SEARCH | {"resize": 34, "image_size": 32, "epochs": 1, "min_positives": 2, "device": "cpu"}
+    given |= {"sensitive": "Young", "targets": ["Male", "Smiling"], "data": "drawn", "drawn": [64, 40, 40]}
+    run = Experiment.open("young", runs=tmp_path, **given)
+    run.search("multi-task")
     assert set(run.groups().group) == {"not Young", "Young"}
     assert set(run.labels().label) == {"Male", "Smiling"}
-    assert run.provenance()["parameters"]["drawn"] == [64, 40, 40]
+    assert json.loads((run.folder / "run.json").read_text())["parameters"]["drawn"] == [64, 40, 40]
     with pytest.raises(ValueError, match=r"drawn was \[64, 40, 40\], now \[64, 40, 41\]"):
-        Experiment("young", data="drawn", drawn=[64, 40, 41], recipe=recipe, **settings)
+        Experiment.open("young", runs=tmp_path, **(given | {"drawn": [64, 40, 41]}))
     with pytest.raises(ValueError, match="drawn_seed was 0, now 1"):
-        Experiment("young", data="drawn", drawn=[64, 40, 40], drawn_seed=1, recipe=recipe, **settings)
+        Experiment.open("young", runs=tmp_path, **given, drawn_seed=1)
 
 
 def test_both_layers_are_searched_on_what_they_read(celeba, tmp_path):
-    run = experiment(celeba, tmp_path)
     with pytest.raises(ValueError, match="unknown layers 'both': choose from all, last"):
-        run.dynamic_weighting(SWARM, tolerance=0.1, spread=0.1, epsilon=0.01, layers="both")
-    search = run.dynamic_weighting(SWARM, tolerance=0.1, spread=0.1, epsilon=0.01, layers="all")
+        experiment(celeba, tmp_path, layers="both")
+    run = experiment(celeba, tmp_path, layers="all")
+    search = run.search("dynamic weighting")
     base = run.base_model()
-    base.model.replace_heads(search.heads, search.hidden)
+    base.model.replace_heads(search.heads.last, search.heads.hidden)
     logits = run.logits(base.model, "test")
     rows = run.labels().query("method == 'dynamic weighting' and split == 'test'").set_index("label")
     truth = run.features()["test"].labels

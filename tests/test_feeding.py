@@ -14,6 +14,7 @@ from fairnb.data import draw_faces, read_celeba
 from fairnb.data.crops import centre_crops, cut_squares, normalise, random_places
 from fairnb.data.feeding import Feed
 from fairnb.run.device import join_group, make_fabric
+from fairnb.run.parameters import Machine
 from tests.conftest import make_celeba
 
 
@@ -122,8 +123,9 @@ def test_normalised_values_by_hand():
 
 
 def test_a_group_that_cannot_be_is_refused(monkeypatch):
-    with pytest.raises(ValueError, match="devices=0"):
-        join_group("cpu", devices=0)
+    for name in ("devices", "num_nodes"):
+        with pytest.raises(ValueError, match=f"{name}=0 must be at least 1"):
+            Machine(**{name: 0})
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(ValueError, match="2 processes were started on each of 2 machines: leave the two parameters out"):

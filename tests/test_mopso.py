@@ -1,11 +1,10 @@
-import dataclasses
-
 import moocore
 import numpy as np
 import pytest
 import torch
 
-from fairnb.swarm.mopso import Flight, Swarm, mopso, rescore
+from fairnb.run.parameters import Swarm
+from fairnb.swarm.mopso import Flight, mopso, rescore
 from fairnb.swarm.repository import area_added, hypervolume, non_dominated, thin_by_area
 from fairnb.swarm.zdt import zdt
 
@@ -236,7 +235,7 @@ def test_bad_settings_are_named():
     with pytest.raises(ValueError, match=r"turbulence=1\.5"):
         Swarm(turbulence=1.5)
     with pytest.raises(ValueError, match="lower and an upper"):
-        dataclasses.replace(Swarm(), inertia=(0.9, 0.1))
+        Swarm().but(inertia=(0.9, 0.1))
     with pytest.raises(ValueError, match="not \\[swarms, 50 particles"):
         mopso(zdt1, torch.rand(2, 40, 6), Swarm(), generator=torch.Generator())
     with pytest.raises(ValueError, match="the objectives have shape"):

@@ -13,10 +13,12 @@ from fairnb.book.explorer import KINDS, candidates, explorer, frame, page
 from fairnb.book.pages import about, describe_figures, put_below_title
 from fairnb.book.tables import shown
 from fairnb.features import Features
-from fairnb.methods.baselines import label_thresholds
-from fairnb.methods.strategies import evaluate, multi_task
+from fairnb.heads import Heads
+from fairnb.methods import Problem
+from fairnb.methods.multi_task import multi_task
+from fairnb.methods.thresholds import label_thresholds
 from fairnb.metrics import accuracy, underestimation_index, underestimation_score
-from fairnb.swarm.mopso import Swarm
+from fairnb.run.parameters import Settings, Swarm
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +34,9 @@ def found():
     features = {"valid": split(200), "test": split(150)}
     heads = torch.cat([torch.eye(3, 5), torch.full((3, 1), -1.3)], dim=1)
     searched = torch.tensor([True, False, True])
-    search = multi_task(features["valid"], heads, Swarm(particles=20, iterations=15), searched=searched)
-    thresholds = label_thresholds(features["valid"], heads, searched=searched).heads
+    problem = Problem(features["valid"], heads, searched)
+    search = multi_task(problem, Swarm(particles=20, iterations=15), Settings())
+    thresholds = label_thresholds(problem).heads.last
     faces: Any = SimpleNamespace(label_names=["A", "B", "No_Beard"], group_names=("women", "men"))
     return features, heads, search, thresholds, candidates(search, thresholds, features, heads, searched, faces)
 
@@ -47,10 +50,10 @@ def test_the_explorers_table_is_what_the_models_answer(found):
         for row, model in ((0, heads), (1, thresholds)):
             for column, split in (("uei_valid", "valid"), ("uei", "test")):
                 assert rows[column][row] == pytest.approx(
-                    float(underestimation_index(evaluate(features[split], model))[label])
+                    float(underestimation_index(Heads(model.unsqueeze(0)).tables(features[split]))[label])
                 )
         picked = rows.iloc[search.picked[s] + 1 if search.picked[s] else 0]  # the threshold stands between
-        counts = evaluate(features["test"], search.heads)[label]
+        counts = search.heads.tables(features["test"])[label]
         assert picked.accuracy == pytest.approx(float(accuracy(counts)))
         assert picked[["women", "men"]].tolist() == pytest.approx(underestimation_score(counts).tolist())
 

@@ -10,10 +10,9 @@ import pytest
 
 from fairnb.book.pages import SUMMARISED
 from fairnb.book.prose import sign
-from fairnb.book.tables import ablation, in_brief, with_range
+from fairnb.book.tables import ablation, in_brief
 from fairnb.evidence.ablations import ABLATIONS, OF_METHODS, against
-from fairnb.evidence.weigh import AIM
-from fairnb.tables import METHODS, group_use
+from fairnb.methods import METHODS, group_use
 
 RESULTS = sorted(path.parent for path in (Path(__file__).parents[1] / "results").glob("*/methods.csv"))
 
@@ -116,95 +115,20 @@ def test_an_ablation_by_hand():
         ablation(rows, "b")
 
 
-def test_readme_shows_the_results():
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    results: Any = {folder.name: pd.read_csv(folder / "methods.csv").set_index("method") for folder in RESULTS}
-    once, again = results["photographs"], results["photographs-again"]
-    cells = [with_range(table.loc[again.index], column) for table in (once, again) for column in ("uei", "accuracy")]
-    rows = [
-        f"| {method} | {' | '.join(cell[method] for cell in cells)} | {group_use(method)} |"
-        for method in again.index
-        if not method.startswith("fairlearn") and not method.endswith("pick")
-    ]
-    missing = [row for row in rows if row not in readme]
-    assert not missing, "\n".join(["README's table is not that of results/; it should say", *rows])
-
-
-def test_readme_tells_what_the_results_show():
-    root = Path(__file__).parents[1]
-    readme = " ".join((root / "README.md").read_text().split())
-    ours = "calibrated multi-task"
-    named = ["label thresholds", "group thresholds", "multi-task", ours]
-
-    def less(folder: str, other: str, one: str = ours) -> Any:
-        table = pd.read_csv(root / "results" / folder / "differences.csv")
-        return table[(table.method == one) & (table.against == other)]
-
-    def change(folder: str, other: str, one: str = ours) -> str:
-        return with_range(less(folder, other, one), "uei", signed=True).item()
-
-    once: Any = pd.read_csv(root / "results" / "photographs" / "methods.csv").set_index("method")
-    rise = once.highest_rise[[name for name in once.index if f"| {name} |" in readme]]
-    wider = (once.fpr_gap - once.fpr_gap["base"])[named]
-    label = -less("photographs", "label thresholds").accuracy.item()
-    torchjd = -less("photographs-again", "torchjd UPGrad").accuracy.item()
-    table = pd.read_csv(root / "results" / "photographs" / "ablation_differences.csv")
-    picked = table[table.ablation == "indifference of every method"].set_index("setting")
-    even = {column: with_range(picked, column, signed=True) for column in ("uei", "accuracy")}
-    soft, multi = (
-        {column: cells[f"{name}, indifferent"] for column, cells in even.items()} for name in ("soft UEI", "multi-task")
-    )
-    for told in [
-        f"soft UEI less it is {soft['uei']} in UEI and {soft['accuracy']} in accuracy",
-        f"multi-task {multi['uei']} and {multi['accuracy']}.",
-        f"It reaches {once.uei[ours]:.3f} at {once.accuracy[ours]:.3f} ",
-        f"cannot tell it from group thresholds, {change('photographs', 'group thresholds')} in UEI",
-        f"Label thresholds keep {label:.3f} more accuracy.",
-        f"by {change('photographs-again', 'group thresholds')} from group thresholds",
-        f"by {change('photographs-again', 'multi-task')} from the multi-task search; torchjd has a higher UEI",
-        f"keeps {torchjd:.3f} more accuracy.",
-        f"between {rise.min():.3f} ({rise.idxmin()}) and {rise.max():.3f} ({rise.idxmax()})",
-        f"is {rise[ours]:.3f} with the calibrated search, where less than {AIM.rise} was wanted",
-        f"than dynamic weighting, {change('photographs-again', 'dynamic weighting', 'label thresholds')}, and soft UEI",
-        f"a higher one than the multi-task search, {change('photographs-again', 'multi-task', 'soft UEI')}.",
-        *(f"{value:.3f} with {method.replace(ours, 'the calibrated search')}" for method, value in wider.items()),
-    ]:
-        assert told in readme
-
-
 def test_what_pages_without_code_claim_is_borne_out():
     """Each of their sentences that asserts a direction, an existence or an absence, and what it rests on."""
     root = Path(__file__).parents[1]
-    pages = (root / name for name in ("README.md", "book/intro.md", "book/reading_the_paper.md"))
-    readme, intro, reading = (" ".join(page.read_text().split()) for page in pages)
+    pages = (root / "book" / f"{name}.md" for name in ("measured", "intro", "reading_the_paper"))
+    measured, intro, reading = (" ".join(page.read_text().split()) for page in pages)
     methods: Any = {folder.name: pd.read_csv(folder / "methods.csv").set_index("method") for folder in RESULTS}
     known = {folder.name: json.loads((folder / "provenance.json").read_text()) for folder in RESULTS}
 
     def table(folder: str, name: str, index: list[str]) -> pd.DataFrame:
         return pd.read_csv(root / "results" / folder / name).set_index(index)
 
-    first, anew = (table(name, "differences.csv", ["method", "against"]) for name in ("photographs", "photographs-again"))
     changed = {name: table(name, "ablation_differences.csv", ["ablation", "setting"]) for name in ("photographs", "drawn")}
-    whitened = "flight", "paper, whitened coordinates"
-    ours, once, fresh = "calibrated multi-task", methods["photographs"], known["photographs-again"]
-    cheap, soft = ("label thresholds", "dynamic weighting"), ("soft UEI", "multi-task")
-    named = [method for method in once.index if f"| {method} |" in readme]
-    lower = [method for method in named if method != "base"]
-    worsened = [int(methods[name].worsened[named].sum()) for name in ("photographs", "photographs-again")]
-    beside_torchjd = [sign(anew, (ours, "torchjd UPGrad"), column) for column in ("uei", "accuracy")]
-    of_readme = {
-        "None of these methods worsens a label beyond chance.": worsened == [0, 0],
-        "This test cannot tell it from group thresholds": not sign(first, (ours, "group thresholds")),
-        "Label thresholds keep": sign(first, (ours, "label thresholds"), "accuracy") < 0,
-        "torchjd has a higher UEI and keeps": beside_torchjd == [-1, -1],
-        "label thresholds have a lower UEI than dynamic weighting": sign(anew, cheap) < 0,
-        "soft UEI a higher one than the multi-task search": sign(anew, soft) > 0,
-        "Other comparisons come out differently there": not sign(first, cheap) and not sign(first, soft),
-        "On these photographs, what lowers UEI widens": all(sign(first, (one, "base"), "fpr_gap") > 0 for one in lower),
-        "with no more evaluations than the swarms": once.evaluations[ours] <= once.evaluations["multi-task"],
-        "chapter 05 shows all sixteen": len(once) == 16,
-        "nothing changed but the boxes": known["photographs"]["parameters"] == fresh["parameters"],
-        "five seeds, each with a base model": all(one["seeds"] == 5 for one in known.values()),
+    whitened, fresh = ("flight", "paper, whitened coordinates"), known["photographs-again"]
+    of_measured = {
         "whitened coordinates cost accuracy": all(sign(one, whitened, "accuracy") < 0 for one in changed.values()),
         "on drawn faces they raise UEI": sign(changed["drawn"], whitened) > 0,
     }
@@ -220,10 +144,10 @@ def test_what_pages_without_code_claim_is_borne_out():
     of_reading = {
         "on faces it is not seen to lower UEI": not any(sign(one, ("flight", "constricted")) for one in changed.values()),
         "It enlarges the area on validation": all(one[whitened] > one["flight", "as in the chapters"] for one in swarms),
-        "costs accuracy on test": of_readme["whitened coordinates cost accuracy"],
+        "costs accuracy on test": of_measured["whitened coordinates cost accuracy"],
         "has a higher UEI on test, and more accuracy": held_out == [1, 1, 1, 1],
     }
-    for text, claims in ((readme, of_readme), (intro, of_intro), (reading, of_reading)):
+    for text, claims in ((measured, of_measured), (intro, of_intro), (reading, of_reading)):
         assert not [words for words in claims if words not in text]
         assert not [words for words, holds in claims.items() if not holds]
 

@@ -1,4 +1,3 @@
-import dataclasses
 import math
 import os
 import signal
@@ -11,15 +10,16 @@ from sklearn.metrics import average_precision_score
 
 from fairnb import training
 from fairnb.data import read_celeba
-from fairnb.data.feeding import Feed, apply
+from fairnb.data.feeding import Feed
 from fairnb.features import Features, extract_features, load_features, load_layer, save_features
 from fairnb.run.device import make_fabric
 from fairnb.run.files import load_tensors, save_tensors
+from fairnb.run.parameters import Machine
 from fairnb.training import FILES, train_base
 from fairnb.weighting import reweighing, weighted_mean_average_precision
 from tests import conftest
 
-RECIPE = dataclasses.replace(conftest.LEARNS, epochs=3, schedule="one-cycle")
+RECIPE = conftest.LEARNS.but(epochs=3, schedule="one-cycle")
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_us_of_every_epoch_is_that_of_its_counts(faces, cache, trained):
     by_split = faces.prevalence("valid").set_index(["label", "group"]).positives
     assert us[us.epoch == 2].set_index(["label", "group"]).positives.equals(by_split)
     kept = us[us.epoch == base.best_epoch].set_index(["label", "group"]).predicted_positives
-    logits = apply(base.model, faces.rows("valid"), feed_of(faces, cache), title="test")
+    logits = feed_of(faces, cache).apply(base.model, faces.rows("valid"), title="test")
     women = faces.group[faces.rows("valid")] == 0
     expected = (logits[women] > 0).sum(0).tolist()
     assert [kept[label, "female"] for label in faces.label_names] == expected
@@ -168,7 +168,7 @@ def test_features_and_heads_are_the_network(faces, cache, trained):
     valid = extract_features(faces, base.model, feed)["valid"]
     assert valid.x.shape == (48, 8)
     assert not valid.x.requires_grad
-    logits = apply(base.model, faces.rows("valid"), feed, title="test")
+    logits = feed.apply(base.model, faces.rows("valid"), title="test")
     torch.testing.assert_close(valid.x @ base.heads[:, :-1].T + base.heads[:, -1], logits)
     assert torch.equal(load_layer(folder / "base.safetensors"), base.heads)
 
@@ -192,14 +192,14 @@ def test_reweighing_by_hand_and_what_it_is_for():
 def test_a_mitigated_training_is_another_one_and_goes_on_to_the_same_end(
     faces, cache, trained, tmp_path, monkeypatch, mitigation
 ):
-    recipe = dataclasses.replace(RECIPE, mitigation=mitigation)
+    recipe = RECIPE.but(mitigation=mitigation)
     base = train(faces, tmp_path / "whole", cache, recipe)
     assert base.history.loss.iloc[-1] < base.history.loss.iloc[0]
     assert base.heads.shape == trained[0].heads.shape
     assert not torch.equal(base.heads, trained[0].heads)
     features = extract_features(faces, base.model, feed_of(faces, cache, recipe))["valid"]
     rows = faces.rows("valid")
-    logits = apply(base.model, rows, feed_of(faces, cache, recipe), title="")
+    logits = feed_of(faces, cache, recipe).apply(base.model, rows, title="")
     torch.testing.assert_close(logits, features.x @ base.heads[:, :-1].T + base.heads[:, -1], rtol=1e-4, atol=1e-4)
 
     def break_off(self):
@@ -258,7 +258,7 @@ def test_a_loss_that_is_no_number_stops_the_training(faces, cache, trained, tmp_
 
 def test_a_last_batch_of_one_image_is_left_out(faces, cache, tmp_path):
     """At 16 pixels a ResNet ends in a single place, of which one image has no spread to normalise by."""
-    recipe = dataclasses.replace(RECIPE, batch_size=19, epochs=1)  # 96 = 5 · 19 + 1
+    recipe = RECIPE.but(batch_size=19, epochs=1)  # 96 = 5 · 19 + 1
     assert train(faces, tmp_path, cache, recipe).history.loss.notna().all()
 
 
@@ -295,10 +295,11 @@ def test_tensorboard_logs_what_the_history_holds(faces, cache, tmp_path):
 
 
 def test_bad_input_is_named_before_any_decoding(faces, tmp_path):
-    def attempt(device="cpu", form="auto", workers=0, **settings):
-        recipe = dataclasses.replace(RECIPE, **settings)
-        make_fabric(device)
-        train(faces, tmp_path, tmp_path / "cache", recipe, form=form, workers=workers)
+    def attempt(device="cpu", feed="auto", workers=0, **settings):
+        recipe = RECIPE.but(**settings)
+        machine = Machine(device=device, feed=feed, workers=workers)
+        make_fabric(machine.device)
+        train(faces, tmp_path, tmp_path / "cache", recipe, form=machine.feed, workers=machine.workers)
 
     with pytest.raises(ValueError, match="did you mean 'resnet18'"):
         attempt(backbone="resnet8")
@@ -312,10 +313,10 @@ def test_bad_input_is_named_before_any_decoding(faces, tmp_path):
         attempt(schedule="onecycle")
     with pytest.raises(ValueError, match="cannot be larger"):
         attempt(image_size=30)
-    with pytest.raises(ValueError, match="epochs=0"):
+    with pytest.raises(ValueError, match="epochs=0 must be at least 1"):
         attempt(epochs=0)
     with pytest.raises(ValueError, match="unknown feed 'file': did you mean 'files'"):
-        attempt(form="file")
+        attempt(feed="file")
     with pytest.raises(ValueError, match="workers=-2"):
         attempt(workers=-2)
     if not torch.cuda.is_available():
@@ -328,7 +329,7 @@ def test_a_folder_of_another_training_is_refused(faces, cache, trained):
     _, folder = trained
     before = (folder / "base.safetensors").read_bytes()
     with pytest.raises(ValueError, match="trained by another recipe"):
-        train(faces, folder, cache, dataclasses.replace(RECIPE, epochs=4))
+        train(faces, folder, cache, RECIPE.but(epochs=4))
     assert (folder / "base.safetensors").read_bytes() == before
 
 

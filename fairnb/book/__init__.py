@@ -1,4 +1,4 @@
-"""What a page shows, and how chapters become the book: tables, figures, the explorer, glue; execution and rendering.
+"""The book: tables, figures, the explorer and glue for its pages; execution and rendering of chapters.
 
 Nothing is imported here: papermill and Sphinx are slow, and a chapter needs neither.
 

@@ -1,4 +1,4 @@
-"""How long all of it will take: from what each chapter costs, the chapters that are done, and the training's own speed."""
+"""Estimates of the time left: from the cost of each chapter, the chapters already done, and the speed of the training."""
 
 from __future__ import annotations
 
@@ -12,52 +12,47 @@ _SPEED = re.compile(r"([\d,]+) images to train on, ([\d,]+) a second: about (\d+
 
 
 class Clock:
-    """Estimates the time left while chapters are executed, and tells it.
+    """Estimates and reports the time left while chapters are executed.
 
-    It is given to papermill as the file that receives what cells write to stderr: there the training says how fast it is
-    (`SPEED`), and there are the cells' own progress bars, which are passed on to a terminal.
+    It is papermill's file for the cells' stderr: there the training reports its speed (`SPEED`), and the cells show progress
+    bars, which are passed on to a terminal.
     """
 
     def __init__(self, seconds: dict[str, float], afterwards: float, trained: bool, say: Callable[[str], object]) -> None:
-        """Begin.
+        """Begin with the seconds of each chapter without the training, and of the steps `afterwards`, as measured elsewhere.
 
-        Args:
-            seconds: what each chapter costs without the training, on the machine where that was measured.
-            afterwards: what follows the chapters, on the same machine.
-            trained: whether the base model is there.
-            say: takes a line.
+        `trained` tells whether the base model exists; `say` receives lines.
         """
         self.left, self.afterwards, self.trained, self.say = dict(seconds), afterwards, trained, say
-        self.declared = self.taken = 0.0  # seconds of the chapters that are done: there, and on this machine
-        self.training = 0.0  # seconds of training that the chapter under way has told
+        self.declared = self.taken = 0.0  # seconds of the chapters done: there, and on this machine
+        self.training = 0.0  # seconds of training reported by the current chapter
 
     @property
     def seconds(self) -> float:
-        """What is left, as far as it is known; a machine is as fast for the next chapters as it was for those done."""
+        """Estimated seconds left, at the pace of the chapters done on this machine."""
         pace = self.taken / self.declared if self.declared else 1.0
         return pace * (sum(self.left.values()) + self.afterwards)
 
     @property
     def estimate(self) -> str:
-        """The same in words."""
+        """`seconds` in words."""
         return f"about {duration(self.seconds)}" + ("" if self.trained else " and the training")
 
     def done(self, chapter: str, seconds: float) -> None:
-        """Note that a chapter took so long; one that trained says nothing of the others."""
+        """Record a chapter's seconds; a chapter that trained does not count for the pace."""
         declared = self.left.pop(chapter)
         if not self.training:
             self.declared, self.taken = self.declared + declared, self.taken + seconds
         self.trained, self.training = self.trained or self.training > 0, 0.0
 
     def skipped(self, chapter: str) -> None:
-        """Note that a chapter need not be executed."""
+        """Record that a chapter is up to date."""
         del self.left[chapter]
 
     def write(self, text: str) -> None:
-        """Take what a cell wrote to stderr."""
-        told = _SPEED.search(text)
-        if told:
-            left, speed, self.training = told[1], told[2], float(told[3])
+        """Receive a cell's stderr."""
+        if report := _SPEED.search(text):
+            left, speed, self.training = report[1], report[2], float(report[3])
             self.say(
                 f"  {left} images to train on, {speed} a second: about {duration(self.training)} of training, "
                 f"{duration(self.training + self.seconds)} for all that is left"
@@ -66,5 +61,5 @@ class Clock:
             sys.stderr.write(text)
 
     def flush(self) -> None:
-        """Pass on what was written."""
+        """Flush stderr."""
         sys.stderr.flush()

@@ -1,12 +1,12 @@
-"""The Pareto explorer: choose a label, move the tolerance, and see which model of the label's front is picked.
+"""The Pareto explorer: choose a label, move the tolerance, and see the pick on the label's front.
 
     table = candidates(search, thresholds, features, base.heads, experiment.analysed, faces)
-    chart = explorer(table, tolerance=0.05)  # an Altair chart
+    chart = explorer(table, tolerance=0.1)  # an Altair chart
     Path("explorer.html").write_text(page(chart))  # one file that needs no network
-    HTML(frame(table, tolerance=0.05))  # in a notebook
+    HTML(frame(table, tolerance=0.1))  # in a notebook
 
-Altair describes the figure and Vega draws it in the reader's browser, without a kernel. What is picked there follows the
-rule of `fairnb.methods.strategies.pick`.
+Altair describes the figure and Vega draws it in the reader's browser, without a kernel. The pick there follows the rule of
+`fairnb.methods.pick.pick`.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fairnb.book.plots import GROUP_COLOURS, METHOD_COLOURS
+from fairnb.book.plots import GROUP_COLOURS
 from fairnb.data import Faces
 from fairnb.features import Features
 from fairnb.heads import Scorer
-from fairnb.methods.strategies import Search
+from fairnb.methods import METHODS, Search
 from fairnb.metrics import accuracy, underestimation_index, underestimation_score
 
-HIGHEST = 0.1  # of the tolerances that can be set
-WIDTH = 220  # pixels of a panel: with its axis it fits a phone
-GRID = "#88888855"  # seen on white and on black
+HIGHEST = 0.1  # tolerance of the slider
+WIDTH = 220  # pixels of a panel, which fits a phone with its axis
+GRID = "#88888855"  # visible on white and on black
 DESCRIPTION = "The chosen label's front, its models on test, their underestimation scores by group, and every label"
 STYLE = """<style>
 :root { color-scheme: light; --paper: #ffffff; --ink: #222832; }
@@ -42,8 +42,7 @@ g:focus-visible { outline: 2px solid currentcolor; }
 .vega-bindings label { display: inline-block; min-width: 8em; }
 .vega-bindings select, .vega-bindings input { font: inherit; margin: 0.3em 0.5em; }
 </style>"""
-# The theme is that of the page around, or else of the reader's system. In the last panel arrow keys move the choice, which
-# the list above it makes, so that there is one way to choose.
+# The theme is the surrounding page's, or the reader's system's. In the last panel, arrow keys move the choice of the list.
 SCRIPT = """<script>
 let book = null;
 try { book = parent === window ? null : parent.document.documentElement; } catch { /* a page that may not be read */ }
@@ -77,11 +76,11 @@ KINDS = ("base model", "label threshold", "multi-task pick")
 def candidates(
     search: Search, thresholds: Tensor, features: dict[str, Features], heads: Tensor, searched: Tensor, faces: Faces
 ) -> pd.DataFrame:
-    """Every model that a label's pick can take, on validation, which the pick looks at, and on test.
+    """Every candidate of each label's pick, scored on validation, where the pick is made, and on test.
 
     Args:
-        search: of the multi-task fix, on the labels searched.
-        thresholds: float32 [L, D + 1], heads with one threshold a label, to compare with.
+        search: the multi-task search, of the labels searched.
+        thresholds: float32 [L, D + 1], heads with one threshold per label, for comparison.
         features: of 'valid' and 'test'.
         heads: float32 [L, D + 1], the base model's.
         searched: bool [L].
@@ -111,11 +110,9 @@ def candidates(
 
 
 def explorer(table: pd.DataFrame, *, tolerance: float) -> alt.VConcatChart:
-    """The chart, with a list of labels and a slider for the tolerance; a click on a row or its name also chooses a label.
+    """The chart of a table from `candidates`, with a list of labels and a slider that starts at `tolerance`.
 
-    Args:
-        table: as `candidates` makes it.
-        tolerance: where the slider stands at first.
+    A click on a row or its name also chooses a label.
     """
     groups: list[Any] = list(table.columns[6:])
     labels = sorted(table.label.unique())
@@ -127,47 +124,32 @@ def explorer(table: pd.DataFrame, *, tolerance: float) -> alt.VConcatChart:
     lost = alt.param(name="tolerance", value=tolerance, bind=slider)
     start = table[table.kind == KINDS[0]].set_index("label").accuracy_valid
     every = alt.Chart(table.assign(least=table.label.map(start)))
-    # As `pick` chooses: the lowest UEI on validation among what is allowed, of equal ones the most accurate.
-    order: list[Any] = [
-        alt.SortField("allowed", "descending"),
-        alt.SortField("uei_valid"),
-        alt.SortField("accuracy_valid", "descending"),
-    ]
-    marked = (
-        every.transform_calculate(
-            allowed=f"datum.kind != '{KINDS[1]}' && datum.accuracy_valid >= datum.least - tolerance - 1e-12"
-        )
-        .transform_window(place="row_number()", sort=order, groupby=["label"])
-        .transform_calculate(
-            shown=f"datum.place > 1 ? [datum.kind] : datum.kind == '{KINDS[2]}' ? [datum.kind] : [datum.kind, '{KINDS[2]}']"
-        )
-        .transform_flatten(["shown"])
-        .transform_filter(f"datum.shown != '{KINDS[2]}' || datum.place == 1")
-    )
+    # As `pick`: the lowest UEI on validation within the tolerance; the most accurate of equals.
+    order: list[Any] = [alt.SortField("allowed", "descending"), alt.SortField("uei_valid")]
+    order += [alt.SortField("accuracy_valid", "descending")]
+    allowed = f"datum.kind != '{KINDS[1]}' && datum.accuracy_valid >= datum.least - tolerance - 1e-12"
+    first = f"datum.kind == '{KINDS[2]}' ? [datum.kind] : [datum.kind, '{KINDS[2]}']"  # a pick may be the base model
+    marked = every.transform_calculate(allowed=allowed)
+    marked = marked.transform_window(place="row_number()", sort=order, groupby=["label"])
+    marked = marked.transform_calculate(shown=f"datum.place > 1 ? [datum.kind] : {first}").transform_flatten(["shown"])
+    marked = marked.transform_filter(f"datum.shown != '{KINDS[2]}' || datum.place == 1")
     of_label = marked.transform_filter(label)
-    colour = alt.Color("shown:N", title=None).scale(
-        domain=list(KINDS), range=[_hex(METHOD_COLOURS[name]) for name in ("base", "label thresholds", "multi-task")]
-    )
+    colours = [METHODS[name].colour for name in ("base", "label thresholds", "multi-task")]
+    colour = alt.Color("shown:N", title=None).scale(domain=list(KINDS), range=colours)
     shape = alt.Shape("shown:N", title=None).scale(domain=list(KINDS), range=["circle", "square", "diamond"])
     legend: Any = {"orient": "top", "columns": 1, "symbolSize": 80}
     numbers = [alt.Tooltip(f"{name}:Q", format=".3f") for name in ("uei_valid", "accuracy_valid", "uei", "accuracy")]
 
-    place = {
-        "x": alt.X("accuracy_valid:Q", title="accuracy on validation").scale(zero=False),
-        "y": alt.Y("uei_valid:Q", title="UEI on validation"),
-    }
+    place: dict[str, Any] = {"x": alt.X("accuracy_valid:Q", title="accuracy on validation").scale(zero=False)}
+    place |= {"y": alt.Y("uei_valid:Q", title="UEI on validation")}
     front = every.transform_filter(label).mark_point(filled=True, size=18, color="#808080").encode(**place)
-    limit = (
-        every.transform_filter(label)
-        .transform_aggregate(least="max(least)")
-        .transform_calculate(limit="datum.least - tolerance")
-        .mark_rule(strokeDash=[4, 3], color="#808080")
-        .encode(x="limit:Q")
-    )
+    least = every.transform_filter(label).transform_aggregate(least="max(least)")
+    limit = least.transform_calculate(limit="datum.least - tolerance")
+    limit = limit.mark_rule(strokeDash=[4, 3], color="#808080").encode(x="limit:Q")
     points = of_label.mark_point(filled=True, size=110, opacity=1).encode(
         **place, color=colour.legend(**legend), shape=shape.legend(**legend), tooltip=["shown:N", *numbers]
     )
-    first = alt.layer(front, limit, points).properties(width=WIDTH, height=230, title="The front of the label")
+    top = alt.layer(front, limit, points).properties(width=WIDTH, height=230, title="The front of the label")
 
     method = alt.Y("shown:N", title=None, sort=list(KINDS))
     us = of_label.transform_fold(groups, as_=["group", "US"])
@@ -177,15 +159,14 @@ def explorer(table: pd.DataFrame, *, tolerance: float) -> alt.VConcatChart:
         .legend(orient="top"),
         tooltip=["shown:N", "group:N", alt.Tooltip("US:Q", format=".3f")],
     )  # fmt: skip
-    never = of_group.transform_filter("datum.US === 0")  # has no bar to be seen
+    never = of_group.transform_filter("datum.US === 0")  # has no visible bar
     bars = [of_group.mark_bar(), never.mark_point(filled=True, size=40, opacity=1)]
     bars += [never.mark_text(align="left", dx=7, fontSize=11, text="never predicted")]
     ideal = alt.Chart(pd.DataFrame({"US": [1.0]})).mark_rule(color="red").encode(x="US:Q")
     second = alt.layer(*bars, ideal).properties(width=WIDTH, height=alt.Step(STEP), title="Underestimation score by group")
 
-    words = of_label.transform_calculate(
-        words="'UEI ' + format(datum.uei, '.3f') + ', accuracy ' + format(datum.accuracy, '.3f')"
-    )
+    text = "'UEI ' + format(datum.uei, '.3f') + ', accuracy ' + format(datum.accuracy, '.3f')"
+    words = of_label.transform_calculate(words=text)
     third = words.mark_text(align="left", dx=4, fontSize=12).encode(method, x=alt.value(0), text="words:N")
     third = third.properties(width=WIDTH, height=alt.Step(20), title="On test")
 
@@ -202,16 +183,15 @@ def explorer(table: pd.DataFrame, *, tolerance: float) -> alt.VConcatChart:
         alt.Y("label:N"), x=alt.value(-6), text="label:N", tooltip="label:N"
     )  # fmt: skip
     fourth = alt.layer(row, rows, name).properties(width=WIDTH, height=alt.Step(STEP), title="Every label: choose a row")
-    chart = (
-        alt.vconcat(first, third, second, fourth).resolve_scale(color="independent", shape="independent").add_params(lost)
-    )
+    chart = alt.vconcat(top, third, second, fourth).add_params(lost)
+    chart = chart.resolve_scale(color="independent", shape="independent")
     type_size = {"labelFontSize": 12, "titleFontSize": 12}
     chart = chart.configure_view(stroke=GRID).configure_axis(gridColor=GRID, **type_size).configure_legend(**type_size)
     return chart.properties(description=DESCRIPTION, background="transparent", padding=4)
 
 
 def page(chart: alt.VConcatChart) -> str:
-    """The chart as one HTML page that holds all it needs, some 900 kB of Vega included; the controls stand above it."""
+    """The chart as one self-contained HTML page, with 900 kB of Vega; the controls stand above it."""
     text = str(chart.to_html(inline=True, embed_options={"actions": False, "renderer": "svg"}))
     head = f'<meta name="viewport" content="width=device-width">\n<title>Pareto explorer</title>{STYLE}{SCRIPT}'
     text = text.replace("<html>\n<head>", f'<html lang="en">\n<head>\n{head}', 1)
@@ -219,9 +199,9 @@ def page(chart: alt.VConcatChart) -> str:
 
 
 def frame(table: pd.DataFrame, *, tolerance: float) -> str:
-    """The explorer in a frame, for a notebook's output: JupyterLab and the book show it alike, kernel or not."""
+    """The explorer in a frame, for a notebook's output: it looks the same in JupyterLab and the book, without a kernel."""
     style = f"width: 100%; max-width: {WIDTH + 160}px; --height: {820 + STEP * table.label.nunique()}px; "
-    style += "height: var(--height); border: 0"  # a page that is printed takes less of it
+    style += "height: var(--height); border: 0"  # a printed page takes less
     text = escape(page(explorer(table, tolerance=tolerance)))
     return f'<iframe title="Pareto explorer" style="{style}" srcdoc="{text}"></iframe>'
 

@@ -1,14 +1,14 @@
-"""The figures of the book. Each takes a table or a result and returns a matplotlib Figure.
+"""The figures of the book. Each function takes a table or a result and returns a matplotlib Figure.
 
-Colours and look are seaborn's, without its import, which costs seconds. What a colour tells, a marker, a hatch or a position
-tells too, so that a figure survives black-and-white print.
+Colours and style are seaborn's, without its import, which takes seconds. Every colour comes with a marker, a hatch or a
+position, so that figures survive black-and-white print.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,20 +19,12 @@ from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from fairnb.tables import METHODS, group_use
+from fairnb.methods import METHODS, Search, group_use
 
-if TYPE_CHECKING:
-    from fairnb.methods.strategies import Search
-
-# Seaborn's "colorblind".
 CODES = ("0173b2", "de8f05", "029e73", "d55e00", "cc78bc", "ca9161", "fbafe4", "949494", "ece133", "56b4e9")
-PALETTE = [to_rgb(f"#{code}") for code in CODES]
+PALETTE = [to_rgb(f"#{code}") for code in CODES]  # seaborn's "colorblind"
 GROUP_COLOURS = [PALETTE[0], PALETTE[1], *PALETTE[4:]]  # blue and orange, as in the paper's Figure 1
-# Red, blue and green are those of its Figure 4.
-METHOD_COLOURS = dict(zip(METHODS, [PALETTE[i] for i in (3, 0, 2, 1, 4, 5, 7, 9)], strict=True))
-METHOD_MARKERS = dict(zip(METHODS, "osDv^<>P", strict=True))
-# How a marker tells where a prediction gets the group from: its words, shape and filling.
-GROUP_LOOKS = {
+GROUP_LOOKS = {  # by the prediction's use of the group: legend, marker, filling
     "unused": ("group unused", "o", PALETTE[0]),
     "inferred": ("group can be inferred from the image", "D", PALETTE[0]),
     "given": ("group given", "o", "white"),
@@ -40,7 +32,7 @@ GROUP_LOOKS = {
 
 
 def set_style() -> None:
-    """Seaborn's look for every figure that follows: white grid, type that is legible in print."""
+    """Use seaborn's style for all later figures: white grid, type legible in print."""
     plt.style.use("seaborn-v0_8-whitegrid")
     look: Any = {"figure.dpi": 110, "savefig.bbox": "tight", "axes.prop_cycle": plt.cycler(color=PALETTE)}
     look |= {"font.size": 10.8, "axes.titlesize": "medium"} | dict.fromkeys(["xtick.labelsize", "ytick.labelsize"], 9.9)
@@ -48,13 +40,7 @@ def set_style() -> None:
 
 
 def portraits(images: Sequence[Tensor], titles: Sequence[str], columns: int = 8) -> Figure:
-    """Pictures in rows, a title above each.
-
-    Args:
-        images: uint8 [3, H, W] each, of one size.
-        titles: one for each; an underscore is shown as a space.
-        columns: pictures in a row.
-    """
+    """Pictures in rows of `columns`, each uint8 [3, H, W] of one size, below their titles (underscores as spaces)."""
     rows = -(-len(images) // columns)
     height, width = images[0].shape[1:]
     size = (8, rows * (8 / columns * height / width + 0.2))
@@ -68,11 +54,7 @@ def portraits(images: Sequence[Tensor], titles: Sequence[str], columns: int = 8)
 
 
 def prevalence(table: pd.DataFrame) -> Figure:
-    """How often each label occurs in each group.
-
-    Args:
-        table: columns label, group, share (`Faces.prevalence`).
-    """
+    """Share of each label in each group, from columns label, group, share (`Faces.prevalence`)."""
     order = table.groupby("label").share.mean().sort_values(ascending=False).index
     figure, axis = _tall(len(order))
     _bars(axis, table, "share", order, GROUP_COLOURS)
@@ -86,7 +68,7 @@ def underestimation_scores(groups: pd.DataFrame, limit: float = 2.5) -> Figure:
 
     Args:
         groups: rows of one method and split: columns label, group, us.
-        limit: where the axis ends at the latest; a longer bar is cut there and its value written beside it.
+        limit: maximum of the axis; a longer bar is cut there, with its value beside it.
     """
     worst = groups.groupby("label").us.min().sort_values()
     figure, axis = _tall(len(worst))
@@ -109,89 +91,8 @@ def underestimation_scores(groups: pd.DataFrame, limit: float = 2.5) -> Figure:
     return figure
 
 
-def learning_curves(history: pd.DataFrame) -> Figure:
-    """Loss, the criterion that chooses the epoch, accuracy and UEI, by epoch; the epoch kept is marked.
-
-    Args:
-        history: columns epoch, loss, val_loss, val_map, val_accuracy, val_uei, best.
-    """
-    panels = {
-        "loss (BCE)": {"loss": "training", "val_loss": "validation"},
-        "weighted mAP": {"val_map": "validation"},
-        "mean accuracy": {"val_accuracy": "validation"},
-        "mean UEI": {"val_uei": "validation"},
-    }
-    figure, axes = plt.subplots(2, 2, figsize=(7, 4.6), sharex=True, layout="constrained")
-    best = history.epoch[history.best].iloc[0]
-    for axis, (title, lines) in zip(axes.flat, panels.items(), strict=True):
-        for column, name in lines.items():
-            dashed = column == "loss"
-            colour, style = (PALETTE[7], "--") if dashed else (PALETTE[0], "-")
-            axis.plot(
-                history.epoch, history[column], style, color=colour, marker="." if len(history) < 30 else "", label=name
-            )
-        axis.axvline(best, color=PALETTE[2], linestyle=":", label="epoch kept")
-        axis.set(title=title)
-        axis.xaxis.get_major_locator().set_params(integer=True)
-    for axis in axes[1]:
-        axis.set(xlabel="epoch")
-    axes[0, 0].legend(fontsize="x-small")
-    return figure
-
-
-def epoch_costs(history: pd.DataFrame) -> Figure:
-    """Seconds of each epoch by what they were spent on.
-
-    Args:
-        history: columns epoch, training, waiting (a part of training), validating, saving.
-    """
-    parts = {
-        "forward, backward, step": history.training - history.waiting,
-        "waiting for images": history.waiting,
-        "validation": history.validating,
-        "saving": history.saving,
-    }
-    figure, axis = plt.subplots(figsize=(7, 2.8), layout="constrained")
-    below = np.zeros(len(history))
-    for (name, seconds), colour, hatch in zip(parts.items(), PALETTE, ("", "///", "...", "xxx"), strict=False):
-        axis.bar(history.epoch, seconds, bottom=below, color=colour, hatch=hatch, edgecolor="white", linewidth=0, label=name)
-        below += seconds.to_numpy()
-    axis.set(xlabel="epoch", ylabel="seconds")
-    axis.locator_params(axis="x", integer=True)
-    axis.grid(visible=False, axis="x")
-    figure.legend(loc="outside upper center", ncols=len(parts), fontsize="small")
-    return figure
-
-
-def us_by_epoch(us: pd.DataFrame, kept: int) -> Figure:
-    """US over the epochs: each group's median over the labels, and the middle half of them.
-
-    Args:
-        us: columns epoch, label, group, us; the labels to take into account only.
-        kept: the epoch that was kept.
-    """
-    figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    for group, colour, style in zip(us.group.unique(), GROUP_COLOURS, ("-", "--", "-.", ":") * 9, strict=False):
-        middle = us[us.group == group].groupby("epoch").us.quantile([0.25, 0.5, 0.75]).unstack()
-        axis.plot(middle.index, middle[0.5], style, color=colour, marker="." if len(middle) < 30 else "", label=group)
-        axis.fill_between(middle.index, middle[0.25], middle[0.75], color=colour, alpha=0.15, linewidth=0)
-    axis.axhline(1, color="red", linewidth=1.5)
-    axis.axvline(kept, color=PALETTE[2], linestyle=":", label="epoch kept")
-    axis.set(xlabel="epoch", ylabel="underestimation score")
-    axis.set_ylim(bottom=0)
-    axis.locator_params(axis="x", integer=True)
-    figure.legend(loc="outside upper center", ncols=len(axis.get_legend_handles_labels()[0]), fontsize="small")
-    return figure
-
-
 def pareto_fronts(search: Search, names: list[str], columns: int = 3) -> Figure:
-    """Candidates of each swarm on validation, the base model and the pick marked.
-
-    Args:
-        search: what a strategy found.
-        names: a title for each of its S swarms.
-        columns: panels side by side.
-    """
+    """Candidates of a search on validation, the base model and the pick marked; a panel per swarm, titled by `names`."""
     columns = min(columns, len(names))
     rows = -(-len(names) // columns)
     size = (5.5, 3.8) if len(names) == 1 else (2.2 * columns, 1.7 * rows)
@@ -199,13 +100,13 @@ def pareto_fronts(search: Search, names: list[str], columns: int = 3) -> Figure:
     panels = zip(names, search.uei, search.accuracy, search.picked, strict=True)
     for axis, (name, uei, accuracy, picked) in zip(grid.flat, panels, strict=False):
         axis.plot(accuracy[1:], uei[1:], ".", color=PALETTE[0], label="Pareto set")
-        axis.plot(accuracy[0], uei[0], "o", color=METHOD_COLOURS["base"], label="base model")
+        axis.plot(accuracy[0], uei[0], "o", color=METHODS["base"].colour, label="base model")
         axis.plot(accuracy[picked], uei[picked], "*", color="black", markersize=11, label="picked")
         axis.set_title(name.replace("_", " "))
         axis.margins(0.1)
         axis.set_ylim(bottom=-0.1 * axis.get_ylim()[1])
         axis.locator_params(nbins=4 if len(names) == 1 else 3)
-        if len(names) > 1:  # the ends alone: labels that stand side by side in a small panel would collide
+        if len(names) > 1:  # only the ends: labels would collide in a small panel
             axis.set_xticks(sorted({round(float(end), 3) for end in (accuracy.min(), accuracy.max())}))
         axis.tick_params(labelsize="small", pad=1)
     for axis in grid.flat[len(names) :]:
@@ -220,8 +121,7 @@ def pareto_fronts(search: Search, names: list[str], columns: int = 3) -> Figure:
 def comparison(labels: pd.DataFrame) -> Figure:
     """UEI and accuracy per label for every method: the paper's Figure 4.
 
-    Args:
-        labels: rows of one split, analysed labels only: columns method, label, uei, accuracy.
+    The table holds one split and the analysed labels only: columns method, label, uei, accuracy.
     """
     methods = [method for method in METHODS if method in set(labels.method)]
     order = labels[labels.method == "base"].sort_values("uei", ascending=False).label
@@ -231,24 +131,22 @@ def comparison(labels: pd.DataFrame) -> Figure:
         table = labels.pivot(index="label", columns="method", values=column).loc[order]
         axis.hlines(place, table.min(axis=1), table.max(axis=1), color="0.65", linewidth=1.5, zorder=1)
         for method in methods:
-            colour, marker = METHOD_COLOURS[method], METHOD_MARKERS[method]
+            colour, marker = METHODS[method].colour, METHODS[method].marker
             axis.scatter(table[method], place, color=colour, marker=marker, s=28, label=method, zorder=2)
             axis.axvline(table[method].mean(), color=colour, linestyle=":", linewidth=1.2)
         axis.set(xlabel=f"{title}; dotted: mean over labels")
-        axis.grid(visible=False, axis="y")
     _from_zero(axes[0])
-    axes[0].set_yticks(place, [name.replace("_", " ") for name in order])
-    axes[0].invert_yaxis()
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(methods))
+    _finish(figure, [name.replace("_", " ") for name in order], ncols=len(methods))
     return figure
 
 
 def hypervolume_curves(searches: dict[str, Search]) -> Figure:
-    """How the dominated area grows with the iterations, as a share of what was reached: mean over swarms and their range."""
+    """Hypervolume gained by iteration, as a share of the final gain: mean and range over swarms."""
     figure, axis = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
-    for (name, search), colour in zip(searches.items(), (METHOD_COLOURS[name] for name in searches), strict=True):
+    for name, search in searches.items():
+        colour = METHODS[name].colour
         volume = search.fronts.hypervolume.numpy()
-        volume = volume[:, volume[-1] > volume[0]]  # a swarm that gained nothing has no share to show
+        volume = volume[:, volume[-1] > volume[0]]  # swarms without a gain have no share
         if not volume.shape[1]:
             continue
         gained = (volume - volume[0]) / (volume[-1] - volume[0])  # [T + 1, S]
@@ -262,34 +160,27 @@ def hypervolume_curves(searches: dict[str, Search]) -> Figure:
 
 
 def methods(table: pd.DataFrame) -> Figure:
-    """UEI and accuracy of each method with their intervals; markers tell where its prediction gets the group from.
+    """UEI and accuracy of each method with intervals; markers show the use of the group.
 
-    Args:
-        table: columns method, uei, uei_low, uei_high, accuracy, accuracy_low, accuracy_high.
+    The table has columns method, uei, uei_low, uei_high, accuracy, accuracy_low, accuracy_high.
     """
     figure, axes = plt.subplots(1, 2, figsize=(9, 0.9 + 0.3 * len(table)), sharey=True, layout="constrained")
     place, uses = np.arange(len(table)), table.method.map(group_use)
     for axis, (column, title) in zip(axes, {"uei": "UEI (0 is ideal)", "accuracy": "accuracy"}.items(), strict=True):
         axis.hlines(place, table[f"{column}_low"], table[f"{column}_high"], color=PALETTE[7], linewidth=2.5)
         for use, (label, marker, face) in GROUP_LOOKS.items():
-            these = (uses == use).to_numpy()
-            look = {"s": 40, "marker": marker, "facecolor": face, "edgecolor": PALETTE[0], "zorder": 3}
-            axis.scatter(table[column][these], place[these], label=label, **look)
+            x, y = table[column][uses == use], place[uses == use]
+            axis.scatter(x, y, s=40, marker=marker, facecolor=face, edgecolor=PALETTE[0], zorder=3, label=label)
         axis.set(xlabel=f"mean {title}")
-        axis.grid(visible=False, axis="y")
     _from_zero(axes[0])
-    axes[0].set_yticks(place, table.method)
-    axes[0].invert_yaxis()
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize="small")
+    _finish(figure, table.method, ncols=3, fontsize="small")
     return figure
 
 
 def label_changes(table: pd.DataFrame) -> Figure:
-    """What methods did to each label's UEI, a panel each: with the label's own interval, filled where it counts for Holm.
+    """Changes of each label's UEI, with the label's own interval; filled if significant by Holm; a panel per method.
 
-    Args:
-        table: columns method, label, change, low, high, worsened, mended; every method with the same labels, which stand in
-            the order of the first.
+    The table has columns method, label, change, low, high, worsened, mended, and the same labels for every method.
     """
     methods = table.method.unique()
     order = table.label[table.method == methods[0]].to_list()
@@ -306,26 +197,20 @@ def label_changes(table: pd.DataFrame) -> Figure:
         }
         for name, (kind, colour, marker, face) in kinds.items():
             these = kind.to_numpy(dtype=bool)
-            axis.scatter(
-                rows.change[these], place[these], marker=marker, color=face, edgecolor=colour, s=32, zorder=3, label=name
-            )
+            x, y = rows.change[these], place[these]
+            axis.scatter(x, y, marker=marker, color=face, edgecolor=colour, s=32, zorder=3, label=name)
         axis.axvline(0, color="red", linewidth=1.2)
         axis.set(xlabel="change of UEI on test", title=method)
-        axis.grid(visible=False, axis="y")
-    axes[0, 0].set_yticks(place, [name.replace("_", " ") for name in order])
-    axes[0, 0].invert_yaxis()
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize="small")
+    _finish(figure, [name.replace("_", " ") for name in order], ncols=3, fontsize="small")
     return figure
 
 
 def ablation(table: pd.DataFrame) -> Figure:
-    """What the settings of one ablation reach: mean over the seeds and their range, a colour a dataset.
+    """Results of an ablation's settings: mean and range over the seeds, one colour per dataset.
 
-    Args:
-        table: columns data, setting, uei, uei_low, uei_high, accuracy, accuracy_low, accuracy_high, uei_pick.
+    The table has columns data, setting, uei, uei_low, uei_high, accuracy, accuracy_low, accuracy_high, uei_pick.
     """
-    settings = list(table.setting.unique())
-    datasets = list(table.data.unique())
+    settings, datasets = list(table.setting.unique()), list(table.data.unique())
     height = 1.3 + 0.26 * len(settings) * len(datasets)
     figure, axes = plt.subplots(1, 2, figsize=(8, height), sharey=True, layout="constrained")
     for k, (data, colour, marker) in enumerate(zip(datasets, cycle(PALETTE[:6]), cycle("osD^vP"), strict=False)):
@@ -334,24 +219,29 @@ def ablation(table: pd.DataFrame) -> Figure:
         for axis, column in zip(axes, ("uei", "accuracy"), strict=True):
             axis.hlines(place, rows[f"{column}_low"], rows[f"{column}_high"], color=colour, linewidth=2)
             axis.scatter(rows[column], place, color=colour, marker=marker, s=30, zorder=3, label=data)
-        axes[0].scatter(
-            rows.uei_pick, place, facecolor="white", edgecolor=colour, marker=marker, s=30, zorder=3,
-            label=f"{data}, where picked",
-        )  # fmt: skip
-    for axis, title in zip(axes, ("mean UEI (0 is ideal)", "mean accuracy on test"), strict=True):
-        axis.set(xlabel=title)
-        axis.grid(visible=False, axis="y")
+        look = {"facecolor": "white", "edgecolor": colour, "marker": marker, "s": 30, "zorder": 3}
+        axes[0].scatter(rows.uei_pick, place, label=f"{data}, where picked", **look)
+    axes[0].set(xlabel="mean UEI (0 is ideal)")
+    axes[1].set(xlabel="mean accuracy on test")
     _from_zero(axes[0])
-    axes[0].set_yticks(np.arange(len(settings)), settings)
+    _finish(figure, settings, ncols=len(datasets), fontsize="small")
     axes[0].set_ylim(len(settings) - 0.4, -0.6)
-    handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=len(datasets), fontsize="small")
     return figure
 
 
 def _from_zero(axis: plt.Axes) -> None:
-    """Begin at 0, with room for a whole marker there."""
+    """Begin the axis at 0, with room for a whole marker there."""
     axis.set_xlim(left=-0.03 * axis.get_xlim()[1])
+
+
+def _finish(figure: Figure, rows: Sequence[str] | pd.Series, **legend: Any) -> None:
+    """Name the rows 0, 1, … of the panels, from the top, and add the legend of the first panel."""
+    for axis in figure.axes:
+        axis.grid(visible=False, axis="y")
+    axis = figure.axes[0]
+    axis.set_yticks(np.arange(len(rows)), rows)
+    axis.invert_yaxis()
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", **legend)
 
 
 def _tall(labels: int) -> tuple[Figure, plt.Axes]:
@@ -361,7 +251,7 @@ def _tall(labels: int) -> tuple[Figure, plt.Axes]:
 def _bars(
     axis: plt.Axes, table: pd.DataFrame, value: str, order: pd.Index, colours: list[tuple[float, float, float]]
 ) -> None:
-    """Horizontal bars, one a label and group; the second group is hatched."""
+    """Horizontal bars, one per label and group; all groups but the first are hatched."""
     groups = list(table.group.unique())
     thickness = 0.8 / len(groups)
     for k, (group, colour, hatch) in enumerate(zip(groups, cycle(colours), cycle(("", "///", "...", "xxx")), strict=False)):
@@ -374,7 +264,7 @@ def _bars(
 
 
 def _legend(axis: plt.Axes, groups: np.ndarray, others: dict[str, tuple[Line2D, ...]] | None = None) -> None:
-    """Each group's bar, then other marks that share an entry, by what it says; above the bars, which it must not hide."""
+    """A legend above the axes: each group's bar, then other marks by their text, several in one entry."""
     entries = dict(zip(groups, (container[0] for container in axis.containers), strict=True)) | (others or {})
     axis.figure.legend(
         list(entries.values()), list(entries), loc="outside upper center", ncols=len(entries), fontsize="small",

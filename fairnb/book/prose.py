@@ -1,7 +1,7 @@
-"""What prose says, from its numbers: `glue("uei", 0.12)` in a cell, `{glue:text}`uei:.3f`` in the text.
+"""Numbers and words for the prose: `glue(uei=0.12)` in a cell, `{glue:text}`uei:.3f`` in the text.
 
-A sentence about `results/` stands in the page as it is, and `claim` fails the chapter where they do not bear it out. A
-sentence about the run at hand has its words chosen by the run's numbers: `verdict`, `counted`, `out_of`.
+A sentence about `results/` is written out, and `claim` fails the chapter if the results contradict it. In a sentence about
+the current run, words are chosen by the run's numbers: `verdict`, `counted`, `out_of`.
 """
 
 from __future__ import annotations
@@ -16,36 +16,32 @@ from fairnb.book.tables import with_range
 from fairnb.metrics import MEASURES
 
 NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-# The parameters by which two recipes of a base model differ.
-RECIPE = (
+RECIPE = (  # parameters that distinguish recipes of a base model
     "backbone", "weights", "hidden", "dropout", "image_size", "epochs", "batch_size", "learning_rate", "schedule", "drawn",
 )  # fmt: skip
 
 
 class ClaimError(Exception):
-    """A sentence that the results do not bear out."""
+    """A sentence contradicted by the results."""
 
 
 def claim(holds: bool, words: str) -> None:
-    """Fail the chapter, and so the build, unless what its text says holds.
+    """Fail the chapter with a ClaimError, and so the build, unless a sentence holds.
 
     Args:
-        holds: whether the results bear it out.
-        words: those of the page's text, to the letter, which a test looks up there.
-
-    Raises:
-        ClaimError: naming the words.
+        holds: whether the results support it.
+        words: of the page's text, verbatim, where a test looks them up.
     """
     if not holds:
         raise ClaimError(f"the results do not bear out what the page says: {words!r}")
 
 
 def sign(table: pd.DataFrame, place: Hashable, column: str = "uei") -> int:
-    """Whether the interval of a difference lies below 0 (-1), holds it (0) or lies above it (1).
+    """Whether the interval of a difference lies below 0 (-1), contains 0 (0) or lies above 0 (1).
 
     Args:
         table: columns `<column>_low` and `<column>_high`.
-        place: of the row, in the table's index.
+        place: index of the row.
         column: one of `fairnb.metrics.MEASURES`.
     """
     row = table.loc[[place]]
@@ -54,12 +50,12 @@ def sign(table: pd.DataFrame, place: Hashable, column: str = "uei") -> int:
 
 
 def verdict(table: pd.DataFrame, place: Hashable, column: str = "uei") -> str:
-    """What `sign` says, after "compared with B, A's UEI": "is lower", "cannot be told apart" or "is higher"."""
+    """`sign` in words, after "compared with B, A's UEI": "is lower", "cannot be told apart" or "is higher"."""
     return {-1: "is lower", 0: "cannot be told apart", 1: "is higher"}[sign(table, place, column)]
 
 
 def spelled(number: int) -> str:
-    """A number in a sentence: "none", "one", "two" and so on to "twelve", then digits."""
+    """A number in a sentence: "none", "one", … "twelve", then digits."""
     return NUMBERS[number] if number < len(NUMBERS) else f"{number:,}"
 
 
@@ -74,16 +70,13 @@ def out_of(number: int, total: int, one: str = "has", more: str = "have") -> str
 
 
 def of_recipe(measured: dict[str, Any], run: dict[str, Any]) -> str:
-    """Of which recipe saved results are, and in what the run at hand differs.
+    """The recipe of saved results, with parameters from `provenance.json`, and the current run's differences from it.
 
-    Args:
-        measured: parameters from their `provenance.json`.
-        run: parameters of the run.
-
-    Returns:
-        Such as "resnet18 on 64×64 pixels, eight epochs on 6,000 drawn faces; this run has epochs = 5".
+    Such as "resnet18 on 64×64 pixels, eight epochs on 6,000 drawn faces; this run has epochs = 5".
     """
-    measured, run = ({"schedule": "constant"} | parameters for parameters in (measured, run))  # there was no other
+    measured, run = (
+        {"schedule": "constant"} | parameters for parameters in (measured, run)
+    )  # the only one, before there were others
     faces = f" on {measured['drawn'][0]:,} drawn faces" if measured["data"] == "drawn" else ""
     size, epochs = measured["image_size"], counted(measured["epochs"], "epoch")
     words = f"{measured['backbone']} on {size}×{size} pixels, {epochs}{faces}"
@@ -94,25 +87,22 @@ def of_recipe(measured: dict[str, Any], run: dict[str, Any]) -> str:
     return f"{words}; this run has {differ}" if differ else f"{words}, as in this run"
 
 
-def glue(key: str, value: float | int | str) -> None:
-    """Store a plain value under a key for the page's prose, without showing it.
+def glue(**values: float | int | str) -> None:
+    """Store plain values for the prose without showing them: `glue(uei=0.12)`, and in the text `{glue:text}`uei:.3f``.
 
-    Raises:
-        TypeError: for anything but a plain number or word: an array's repr would end up in a sentence.
+    Raises TypeError for other values, such as arrays, whose repr would end up in a sentence.
     """
-    if not isinstance(value, float | int | str):
-        raise TypeError(f"{key!r}: glue takes a plain number or word, not {type(value).__name__}")
-    _glue(key, value, display=False)
+    for key, value in values.items():
+        if not isinstance(value, float | int | str):
+            raise TypeError(f"{key!r}: glue takes a plain number or word, not {type(value).__name__}")
+        _glue(key, value, display=False)
 
 
 def glue_change(key: str, table: pd.DataFrame, place: Hashable) -> None:
-    """Store what a row of differences changes as `<key>_uei`, `<key>_accuracy` and so on, such as -0.010 (-0.012 to +0.001).
+    """Store a row of differences as `<key>_uei`, `<key>_accuracy` and so on, such as -0.010 (-0.012 to +0.001).
 
-    Args:
-        key: what the names begin with.
-        table: columns of `fairnb.metrics.MEASURES`, those that there are, and each with `_low` and `_high`.
-        place: of the row, in the table's index.
+    The columns: `fairnb.metrics.MEASURES`, those present, each with `_low` and `_high`; `place` is the index of the row.
     """
     for column in MEASURES:
         if column in table:
-            glue(f"{key}_{column}", with_range(table.loc[[place]], column, signed=True).item())
+            glue(**{f"{key}_{column}": with_range(table.loc[[place]], column, signed=True).item()})

@@ -1,8 +1,6 @@
-"""Which files of the project a piece of code comes from: what it imports, what that imports, and so on.
+"""The project files on which code depends through its imports, found without running it.
 
-    sources("from fairnb import plots", root)  # fairnb/__init__.py, fairnb/plots.py, fairnb/tables.py, …
-
-The code is read, not run.
+sources("from fairnb import plots", root)  # fairnb/__init__.py, fairnb/plots.py, fairnb/tables.py, …
 """
 
 from __future__ import annotations
@@ -12,17 +10,14 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-RESULTS = "results"  # folder of saved results, which code names to read them
+RESULTS = "results"  # folder of saved results
 
 
 def sources(code: str, root: Path) -> set[Path]:
-    """Files below `root` that decide what Python code does, as far as its imports tell.
+    """Files below `root` that Python code imports, directly or indirectly; SyntaxError if any code is not Python.
 
-    An import inside a function counts, one for type checkers alone does not. Beside a module count the other files of its
-    folder that are not Python, such as tables; and all of `results/` where the code, or a module, names it.
-
-    Raises:
-        SyntaxError: if the code, or a module, is not Python.
+    Imports inside functions count, those for type checkers alone do not. The files beside a module that are not Python, such
+    as tables, count too; so does all of `results/` if the code, or a module, names it.
     """
     found: set[Path] = set()
     waiting = [(code, root)]
@@ -42,7 +37,7 @@ def sources(code: str, root: Path) -> set[Path]:
 
 @cache
 def _read(text: str) -> tuple[list[ast.Import | ast.ImportFrom], bool]:
-    """The imports of some code, and whether it names `results/`; cached, since every chapter comes to the same modules."""
+    """The imports of some code, and whether it names `results/`; cached, since chapters share modules."""
     tree = ast.parse(text)
     imports = [node for node in _without_type_checking(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     words = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
@@ -50,7 +45,7 @@ def _read(text: str) -> tuple[list[ast.Import | ast.ImportFrom], bool]:
 
 
 def _imported(imports: list[ast.Import | ast.ImportFrom], root: Path, folder: Path) -> Iterator[Path]:
-    """The project's modules among those imported; a package's `__init__` comes with whatever is in it."""
+    """The project's modules among those imported, with the `__init__` of every package."""
     for node in imports:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -68,7 +63,7 @@ def _imported(imports: list[ast.Import | ast.ImportFrom], root: Path, folder: Pa
 
 
 def _without_type_checking(tree: ast.AST) -> Iterator[ast.AST]:
-    """Every node but those below `if TYPE_CHECKING:`."""
+    """Every node except those below `if TYPE_CHECKING:`."""
     waiting = [tree]
     while waiting:
         node = waiting.pop()

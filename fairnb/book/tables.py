@@ -1,4 +1,4 @@
-"""Tables as a page shows them."""
+"""Tables of the pages."""
 
 from __future__ import annotations
 
@@ -10,43 +10,26 @@ from typing import Any
 import pandas as pd
 from pandas.io.formats.style import Styler
 
+from fairnb.methods import METHODS, group_use
 from fairnb.run.messages import unknown
-from fairnb.tables import METHODS, group_use
-from fairnb.tables import PAPER as PAPER
 
 ENDS = {"": "mean", "_low": "min", "_high": "max"}
-
-
-DIGITS = 3, 6  # of an interval: as a rule, and where fewer would show an end as 0 that is not; results/ carry six
-
-
+DIGITS = 3, 6  # of an interval: usually, and at most, where fewer would round an end to 0; results/ carry six
 INTERVAL, WHOLE = re.compile(r"\([-+\d][^)]*\)"), r'<span style="white-space: nowrap">\g<0></span>'
-
-
-FIGURES = re.compile(r"(?:[-–+\d.,:%()e ]|of|to|nan)*")  # what numbers, shares, intervals and gaps are written with
+FIGURES = re.compile(r"(?:[-–+\d.,:%()e ]|of|to|nan)*")  # the characters of numbers, shares, intervals and gaps
 
 
 def changes(labels: pd.DataFrame, method: str, split: str = "test") -> pd.DataFrame:
-    """What a method did to each analysed label: label, uei_base, uei, uei_change, accuracy_base, accuracy, accuracy_change.
+    """A method's effect on each analysed label of `labels.csv`, compared with the base model; ValueError if it is missing.
 
-    Args:
-        labels: `labels.csv`.
-        method: the method compared with the base model.
-        split: 'valid' or 'test'.
-
-    Returns:
-        One row a label, worst change of UEI first.
-
-    Raises:
-        ValueError: if the method is not in the table.
+    Columns label, uei_base, uei, uei_change, accuracy_base, accuracy, accuracy_change; worst change of UEI first.
     """
     if method not in set(labels.method):
         raise ValueError(unknown("method", method, set(labels.method)))
     kept = labels[(labels.split == split) & labels.analysed]
     base, other = (kept[kept.method == name].set_index("label")[["uei", "accuracy"]] for name in ("base", method))
     table = base.add_suffix("_base").join(other)
-    table["uei_change"] = table.uei - table.uei_base
-    table["accuracy_change"] = table.accuracy - table.accuracy_base
+    table = table.assign(uei_change=table.uei - table.uei_base, accuracy_change=table.accuracy - table.accuracy_base)
     order = ["uei_base", "uei", "uei_change", "accuracy_base", "accuracy", "accuracy_change"]
     return table.sort_values("uei_change", ascending=False, kind="stable")[order].reset_index()
 
@@ -54,31 +37,23 @@ def changes(labels: pd.DataFrame, method: str, split: str = "test") -> pd.DataFr
 def summary(labels: pd.DataFrame, split: str = "test") -> pd.DataFrame:
     """Means over the analysed labels: method, uei, accuracy, accuracy_loss, higher, labels.
 
-    `higher` counts the labels whose UEI is higher than the base model's, by chance or not; `accuracy_loss` is the
-    base's mean less the method's.
+    `higher` counts the labels whose UEI is higher than the base model's, by chance or not; `accuracy_loss` is the base
+    model's mean minus the method's.
     """
     rows = []
     for method in (name for name in METHODS if name in set(labels.method)):
         change = changes(labels, method, split)
-        higher = int((change.uei_change > 0).sum())
-        loss = (change.accuracy_base - change.accuracy).mean()
+        higher, loss = int((change.uei_change > 0).sum()), (change.accuracy_base - change.accuracy).mean()
         rows.append((method, change.uei.mean(), change.accuracy.mean(), loss, higher, len(change)))
     return pd.DataFrame(rows, columns=["method", "uei", "accuracy", "accuracy_loss", "higher", "labels"])
 
 
 def ablation(rows: pd.DataFrame, name: str) -> pd.DataFrame:
-    """One row a dataset and setting of an ablation: means over the seeds, and the lowest and highest seed's.
+    """An ablation's table, one row per dataset and setting: means over the seeds, with the lowest and highest seed.
 
-    Args:
-        rows: those of `fairnb.evidence.ablations.Trial`, with a column `data`.
-        name: of the ablation.
-
-    Returns:
-        Columns data, setting, seeds, uei, uei_low, uei_high, accuracy, accuracy_low, accuracy_high, higher, uei_valid,
-        uei_pick, area_valid, area_test, evaluations, seconds.
-
-    Raises:
-        ValueError: if there is no such ablation (nearest name).
+    From the rows of `fairnb.evidence.ablations.Trial` with a column `data`: data, setting, seeds, uei, uei_low, uei_high,
+    accuracy, accuracy_low, accuracy_high, higher, uei_valid, uei_pick, area_valid, area_test, evaluations, seconds.
+    Raises ValueError for an unknown ablation, with the nearest name.
     """
     if name not in set(rows.ablation):
         raise ValueError(unknown("ablation", name, set(rows.ablation)))
@@ -86,22 +61,16 @@ def ablation(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     table = groups.agg(
         seeds=("seed", "nunique"),
         **{f"{column}{end}": (column, how) for column in ("uei", "accuracy") for end, how in ENDS.items()},
-        **{column: (column, "mean") for column in ("higher", "uei_valid", "uei_pick", "area_valid", "area_test")},
-        evaluations=("evaluations", "mean"),
+        **{c: (c, "mean") for c in ("higher", "uei_valid", "uei_pick", "area_valid", "area_test", "evaluations")},
         seconds=("seconds", "median"),
     )
     return table.reset_index()
 
 
 def in_brief(table: pd.DataFrame, differences: pd.DataFrame, name: str) -> pd.DataFrame:
-    """An ablation's table as a page shows it: means over the seeds, and what is changed, with its 95 % interval.
+    """A table from `ablation` for a page: means over the seeds, and changes with 95 % intervals. The figure has `uei_pick`.
 
-    UEI on the images of the pick is in the figure.
-
-    Args:
-        table: from `ablation`.
-        differences: columns data, ablation, setting, uei, accuracy and each with `_low` and `_high`.
-        name: of the ablation.
+    The differences have columns data, ablation, setting, uei, accuracy and the last two with `_low` and `_high`.
     """
     own = differences[differences.ablation == name].set_index(["data", "setting"])
     changed = own.reindex(pd.MultiIndex.from_frame(table[["data", "setting"]])).reset_index()
@@ -116,7 +85,7 @@ def in_brief(table: pd.DataFrame, differences: pd.DataFrame, name: str) -> pd.Da
 def with_range(table: pd.DataFrame, column: str, *, signed: bool = False) -> pd.Series:
     """A column with its `_low` and `_high`, as text: 0.123 (0.120–0.126), or signed, -0.010 (-0.012 to +0.001). NaN is –.
 
-    As printed, a signed interval excludes 0 exactly where it does: where an end that is not 0 would look like it, all three
+    A printed signed interval excludes 0 exactly if the interval does: if an end other than 0 would look like 0, all three
     numbers get more digits, and at the last digit they are rounded away from 0.
     """
     if signed:
@@ -142,25 +111,25 @@ def _signed(middle: float, low: float, high: float) -> str:
 
 
 def are_numbers(texts: Iterable[str]) -> bool:
-    """Whether a column holds nothing but numbers, shares, intervals and –: such a column is set to the right."""
+    """Whether a column holds only numbers, shares, intervals and –, and is aligned to the right."""
     return all(FIGURES.fullmatch(text) for text in texts)
 
 
 def shown(table: pd.DataFrame, digits: int = 3) -> Styler:
-    """A table as a page shows it: words instead of underscores, intervals on one line, no row numbers, so many digits.
+    """A table for a page: words instead of underscores, intervals on one line, no row numbers, `digits` digits.
 
-    Columns of numbers are set to the right, those of words to the left.
+    Columns of numbers are aligned to the right, columns of words to the left.
     """
     words = table.map(lambda value: INTERVAL.sub(WHOLE, value.replace("_", " ")) if isinstance(value, str) else value)
     words.columns = [str(name).replace("_", " ").replace("uei", "UEI") for name in table.columns]
     sides = ["right" if are_numbers(map(str, column)) else "left" for _, column in table.items()]
     styles: Any = [{"selector": f".col{i}", "props": f"text-align: {side}"} for i, side in enumerate(sides)]
     style = words.style.hide().format(precision=digits).set_table_styles(styles)
-    return style.set_table_attributes('class="dataframe"')  # as the theme knows tables
+    return style.set_table_attributes('class="dataframe"')  # for the theme
 
 
 def of_methods(methods: pd.DataFrame) -> pd.DataFrame:
-    """The table of methods as people read it: each mean with its interval in one column, and its use of the group."""
+    """The table of methods for readers: each mean with its interval in one column, and the use of the group."""
     table = methods[["method", "seeds"]].copy()
     table["UEI"], table["accuracy"] = with_range(methods, "uei"), with_range(methods, "accuracy")
     table["worsened"] = methods.worsened.map(str) + " of " + methods.labels.map(str)
@@ -169,11 +138,9 @@ def of_methods(methods: pd.DataFrame) -> pd.DataFrame:
 
 
 def beside(methods: pd.DataFrame) -> pd.DataFrame:
-    """What the same methods show beside UEI and accuracy, and what they cost."""
+    """The methods' other measures, and their costs."""
     table = methods[["method"]].copy()
-    columns = {
-        "uei_pick": "UEI where picked", "average_precision": "average precision", "area_test": "area",
-    }  # fmt: skip
+    columns = {"uei_pick": "UEI where picked", "average_precision": "average precision", "area_test": "area"}
     table["gap of TPR"], table["gap of FPR"] = with_range(methods, "tpr_gap"), with_range(methods, "fpr_gap")
     for column, title in columns.items():
         table[title] = methods[column].map("{:.3f}".format).where(methods[column].notna(), "–")
@@ -183,12 +150,7 @@ def beside(methods: pd.DataFrame) -> pd.DataFrame:
 
 
 def between(differences: pd.DataFrame, places: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """What methods differ by, as people read it.
-
-    Args:
-        differences: of `fairnb.evidence.weigh.Evidence`.
-        places: a method and what it is compared with, in this order.
-    """
+    """Differences of `fairnb.evidence.weigh.Evidence` for readers, at pairs of a method and its reference."""
     rows = differences.set_index(["method", "against"]).loc[list(places)].reset_index()
     table = pd.DataFrame({"method": rows.method, "less": rows.against})
     titles = {"uei": "UEI", "accuracy": "accuracy", "tpr_gap": "gap of TPR", "fpr_gap": "gap of FPR"}

@@ -1,44 +1,43 @@
-"""CelebA and everything laid out like it: official folder, images still in the zip, Kaggle's CSV files.
+"""CelebA and datasets in its layout: the official folder, the images in its zip, or Kaggle's CSV files.
 
-torchvision's own reader checks the official files' checksums, so it reads neither Kaggle's copy nor a dataset of one's
-own in the same layout. Liu, Luo, Wang and Tang, "Deep learning face attributes in the wild", ICCV 2015.
+torchvision's reader verifies the official checksums, so it accepts neither Kaggle's copy nor other data.
+Liu, Luo, Wang and Tang, "Deep learning face attributes in the wild", ICCV 2015.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from fairnb.data.faces import SPLITS, Faces, choose_labels
+from fairnb.data.faces import Faces, choose_labels
 from fairnb.data.images import ImageFolder, Images, ImageZip
 from fairnb.run.messages import some
+from fairnb.run.parameters import Data
 
-# Where the files lie below the folder given: beside each other (Kaggle, torchvision's own folder `celeba`),
-# or in the folders of the official drive.
+# Folders of the files: beside each other (Kaggle, torchvision's `celeba`), or as on the official drive.
 PLACES = (".", "celeba", "Anno", "Eval", "Img", "celeba/Anno", "celeba/Eval", "celeba/Img")
 VALUES = {"1": True, "-1": False, "0": False}  # ±1 in the official file, 0/1 in others
-PARTITIONS = {str(code): code for code in range(len(SPLITS))}
 
 
-def read_celeba(root: str | Path, sensitive: str = "Male", targets: Sequence[str] = ()) -> Faces:
+def read_celeba(root: str | Path, sensitive: str = Data().sensitive, targets: Sequence[str] = ()) -> Faces:
     """Read a folder in CelebA's layout.
 
     Args:
         root: folder with `list_attr_celeba.txt` (or `.csv`), `list_eval_partition.txt` (or `.csv`) and either
-            `img_align_celeba/` or `img_align_celeba.zip`; `identity_CelebA.txt` (or `.csv`) is read where it is there.
-        sensitive: the attribute that splits people into groups; it is never a target.
+            `img_align_celeba/` or `img_align_celeba.zip`; `identity_CelebA.txt` (or `.csv`) is optional.
+        sensitive: the attribute that defines the groups; never a target.
         targets: attributes to predict; empty for all but the sensitive one.
 
     Returns:
-        The dataset, its labels in the order of the attribute file's header. Groups are `not <sensitive>` and
-        `<sensitive>`; for `Male` they are called `female` and `male`, as in the paper.
+        The dataset, its labels in the order of the header. Groups are `not <sensitive>` and `<sensitive>`; for `Male`,
+        `female` and `male`, as in the paper.
 
     Raises:
-        FileNotFoundError: a folder or file is not there, or images are missing (all of them counted).
-        ValueError: a row does not fit the header (with its line), an unknown attribute, an empty split.
+        FileNotFoundError: for missing folders, files or images (counted).
+        ValueError: for a row that does not fit the header (with its line), an unknown attribute, or an empty split.
     """
     root = Path(root).expanduser()
     if not root.is_dir():
@@ -49,41 +48,32 @@ def read_celeba(root: str | Path, sensitive: str = "Male", targets: Sequence[str
     kept, group_names = choose_labels(header, sensitive, targets)
     if len(set(names)) != len(names):
         raise ValueError(f"{attribute_file} lists {len(names) - len(set(names)):,} images twice")
-
-    partition = _read_partition(partition_file)
+    partition = _read_pairs(partition_file, ("0", "1", "2").__contains__, "0, 1 or 2")  # indices into SPLITS
     unassigned = [name for name in names if name not in partition]
     if unassigned:
         raise ValueError(f"{partition_file.name} has no split for {len(unassigned):,} images: {some(unassigned)}")
-
     person = _read_people(root, names)
     table = torch.tensor(values, dtype=torch.bool)
     return Faces(
-        images=_find_images(root, names),
-        labels=table[:, kept],
-        group=table[:, header.index(sensitive)].long(),
-        split=torch.tensor([partition[name] for name in names]),
-        label_names=tuple(header[column] for column in kept),
-        group_names=group_names,
-        sensitive=sensitive,
-        person=person,
-    )
+        _find_images(root, names), table[:, kept], table[:, header.index(sensitive)].long(),
+        torch.tensor([partition[name] for name in names]), tuple(header[column] for column in kept), group_names, sensitive,
+        person,
+    )  # fmt: skip
 
 
 def download_celeba(root: str | Path) -> Path:
-    """Fetch the official files (about 1.4 GB) with torchvision; returns the folder that `read_celeba` takes.
+    """Fetch the official files (about 1.4 GB) with torchvision; returns the folder for `read_celeba`.
 
-    The official drive often refuses automatic downloads (torchvision issue 2262); the folder may then be filled by
-    hand, from the official page or from Kaggle's copy.
+    The official drive often refuses automatic downloads (torchvision issue 2262).
 
-    Raises:
-        ConnectionError: if the download is refused, with what to do instead.
+    Raises ConnectionError if the download is refused, with instructions for filling the folder by hand.
     """
     from torchvision.datasets import CelebA
 
     root = Path(root).expanduser()
     try:
         CelebA(str(root), split="all", download=True)
-    except Exception as error:  # torchvision raises what its downloader raises: URL, zip, checksum, quota
+    except Exception as error:  # URL, zip, checksum or quota: whatever the downloader raises
         raise ConnectionError(
             f"CelebA could not be fetched into {root} ({type(error).__name__}: {error}).\n"
             f"Put list_attr_celeba.txt, list_eval_partition.txt and img_align_celeba.zip into {root / 'celeba'} by hand."
@@ -92,11 +82,10 @@ def download_celeba(root: str | Path) -> Path:
 
 
 def _find(root: Path, *names: str) -> Path:
-    for name in names:
-        for place in PLACES:
-            if (path := root / place / name).is_file():
-                return path
-    raise FileNotFoundError(f"found neither {' nor '.join(names)} in {root}")
+    found = next((path for name in names for place in PLACES if (path := root / place / name).is_file()), None)
+    if found is None:
+        raise FileNotFoundError(f"found neither {' nor '.join(names)} in {root}")
+    return found
 
 
 def _find_images(root: Path, names: list[str]) -> Images:
@@ -113,7 +102,7 @@ def _find_images(root: Path, names: list[str]) -> Images:
 
 
 def _lines(path: Path) -> list[list[str]]:
-    """The file's rows as words, blank ones kept so that a row's place is its line."""
+    """The words of each line, blank lines kept so that an index is a line number."""
     separator = "," if path.suffix == ".csv" else None
     return [[word.strip() for word in line.split(separator)] for line in path.read_text().splitlines()]
 
@@ -142,31 +131,25 @@ def read_attributes(path: Path) -> tuple[list[str], list[str], list[list[bool]]]
 
 
 def _read_people(root: Path, names: list[str]) -> Tensor | None:
-    """A number for whoever each image shows, int64 [N]; None where there is no such file."""
+    """The number of the person on each image, int64 [N]; None if there is no such file, as in Kaggle's copy."""
     try:
         path = _find(root, "identity_CelebA.txt", "identity_CelebA.csv")
     except FileNotFoundError:
-        return None  # Kaggle's copy has none
-    people: dict[str, int] = {}
-    for number, words in enumerate(_lines(path), start=1):
-        if not any(words) or (number == 1 and path.suffix == ".csv"):
-            continue
-        if len(words) != 2 or not words[1].isdigit():
-            raise ValueError(f"{path.name}, line {number}: expected an image and a number, found {' '.join(words)!r}")
-        people[words[0]] = int(words[1])
+        return None
+    people = _read_pairs(path, str.isdigit, "a number")
     unknown = [name for name in names if name not in people]
     if unknown:
         raise ValueError(f"{path.name} has no person for {len(unknown):,} images: {some(unknown)}")
     return torch.tensor([people[name] for name in names])
 
 
-def _read_partition(path: Path) -> dict[str, int]:
-    """Split code of each image."""
-    partition = {}
+def _read_pairs(path: Path, fits: Callable[[str], bool], expected: str) -> dict[str, int]:
+    """The whole number beside each image's name."""
+    pairs = {}
     for number, words in enumerate(_lines(path), start=1):
         if not any(words) or (number == 1 and path.suffix == ".csv"):
             continue
-        if len(words) != 2 or words[1] not in PARTITIONS:
-            raise ValueError(f"{path.name}, line {number}: expected an image and 0, 1 or 2, found {' '.join(words)!r}")
-        partition[words[0]] = PARTITIONS[words[1]]
-    return partition
+        if len(words) != 2 or not fits(words[1]):
+            raise ValueError(f"{path.name}, line {number}: expected an image and {expected}, found {' '.join(words)!r}")
+        pairs[words[0]] = int(words[1])
+    return pairs

@@ -1,4 +1,4 @@
-"""Squares cut from batches of images, and their values as the network takes them."""
+"""Square crops of batches of images, and their normalisation for the network."""
 
 from __future__ import annotations
 
@@ -9,25 +9,24 @@ IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 def random_places(images: int, shape: tuple[int, int], size: int, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Where to cut a square of `size` pixels out of each image of `shape`, and whether to flip it: each [B, 1]."""
+    """Random crops of `size` pixels in images of `shape`: first row, first column, and whether to flip; each [B, 1]."""
     top = torch.randint(shape[0] - size + 1, (images, 1), generator=draw)
     left = torch.randint(shape[1] - size + 1, (images, 1), generator=draw)
     return top, left, torch.rand(images, 1, generator=draw) < 0.5
 
 
 def cut_squares(images: Tensor, size: int, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
-    """A square of each image, at a place of its own: [B, 3, size, size]. torchvision's cuts a whole batch at one place.
+    """Crop each image at its own place: [B, 3, size, size]. torchvision crops a whole batch at one place.
 
     Args:
         images: [B, 3, H, W], channels last in memory.
         size: pixels.
-        top: int64 [B, 1], the first row.
-        left: int64 [B, 1], the first column.
-        flip: bool [B, 1], whether right and left change places.
+        top, left: int64 [B, 1], the first row and column.
+        flip: bool [B, 1], whether to mirror the crop.
     """
     b, _, height, width = images.shape
     device = images.device
-    top, left, flip = top.to(device), left.to(device), flip.to(device)  # a few bytes; the places of pixels are megabytes
+    top, left, flip = top.to(device), left.to(device), flip.to(device)  # a few bytes; pixel indices would be megabytes
     across = torch.arange(size, device=device)
     y = top + across  # [B, size]
     x = left + torch.where(flip, size - 1 - across, across)  # [B, size]
@@ -38,14 +37,14 @@ def cut_squares(images: Tensor, size: int, top: Tensor, left: Tensor, flip: Tens
 
 
 def centre_crops(images: Tensor, size: int) -> Tensor:
-    """The middle of each image: [B, 3, size, size]."""
+    """The centre of each image: [B, 3, size, size]."""
     from torchvision.transforms.v2.functional import center_crop
 
     return center_crop(images, [size, size])
 
 
 def normalise(images: Tensor) -> Tensor:
-    """uint8 0..255 to float32 with ImageNet's mean and spread."""
+    """uint8 0..255 to float32, standardised by ImageNet's mean and standard deviation."""
     from torchvision.transforms.v2 import functional as F
 
     return F.normalize(F.to_dtype(images, torch.float32, scale=True), IMAGENET_MEAN, IMAGENET_STD, inplace=True)

@@ -1,7 +1,4 @@
-"""Images made ready once: decoded into a uint8 array on disk, or looked through where they stay in their files.
-
-Both ways end in the same pixels: `read_images` is what the array holds.
-"""
+"""Images prepared once: decoded into a uint8 array on disk, or only checked. Both give the pixels of `read_images`."""
 
 from __future__ import annotations
 
@@ -23,12 +20,10 @@ from fairnb.run.messages import some
 
 
 def stored_shape(images: Images, size: int) -> tuple[int, int]:
-    """Height and width of every image once it is ready: the first readable one's, its shorter side at most `size`.
+    """Common height and width of the prepared images: the first readable one's, its shorter side at most `size`.
 
-    A smaller image is not enlarged here: that would only cost room, and is done a batch at a time.
-
-    Raises:
-        ValueError: if `size` is below 8, or no image can be read.
+    Smaller images are not enlarged here, which would only take space, but in each batch. Raises ValueError if `size` is
+    below 8, or no image can be read.
     """
     if size < 8:
         raise ValueError(f"images of {size} pixels are too small to show a face: give at least 8")
@@ -38,18 +33,14 @@ def stored_shape(images: Images, size: int) -> tuple[int, int]:
         except (ValueError, OSError):
             if images.block > 1:  # no single file is at fault
                 raise
-            continue  # counted with all the others when they are made ready
+            continue  # counted when all images are prepared
         scale = min(1.0, size / min(height, width))
         return (height, width) if scale == 1 else (max(size, int(height * scale)), max(size, int(width * scale)))
     raise ValueError(f"none of the {len(images):,} images in {images.source} can be decoded")
 
 
 def read_images(images: Images, rows: Sequence[int], shape: tuple[int, int]) -> Tensor:
-    """Some images, read now: uint8 [B, H, W, 3] of `shape`; one of another aspect ratio is cut at its centre.
-
-    Raises:
-        ValueError: for an image that cannot be decoded.
-    """
+    """Read some images: uint8 [B, H, W, 3] of `shape`, cropped at the centre; ValueError if one cannot be decoded."""
     ready = torch.empty(len(rows), *shape, 3, dtype=torch.uint8)
     for place, image in zip(ready, images.read(rows, min(shape)), strict=True):
         place.copy_(_cover(image, shape).permute(1, 2, 0))
@@ -57,16 +48,12 @@ def read_images(images: Images, rows: Sequence[int], shape: tuple[int, int]) -> 
 
 
 def decode_images(images: Images, size: int, folder: str | Path) -> np.memmap:
-    """Decode every image, or open what an earlier call decoded.
+    """Decode every image, or open the array of an earlier call: read-only, memory-mapped, uint8 [N, H, W, 3].
 
     Args:
         images: N pictures.
-        size: pixels of the shorter side, at least 8; an image that has fewer keeps them. Scaled as torchvision's
-            `Resize(size)` does.
-        folder: where the array lies; made if it is not there.
-
-    Returns:
-        A read-only memory-mapped array, uint8 [N, H, W, 3]: channels last, as a batch in that memory format wants it.
+        size: pixels of the shorter side, at least 8, scaled as by torchvision's `Resize(size)`; smaller images keep theirs.
+        folder: for the array; made if missing.
 
     Raises:
         ValueError: if images cannot be decoded (all of them counted, the first ones named with the reason).
@@ -81,7 +68,7 @@ def decode_images(images: Images, size: int, folder: str | Path) -> np.memmap:
             raise OSError(f"{path.parent} has {free / 1e9:.1f} GB free; the decoded images take {needed / 1e9:.1f} GB")
         with write_beside(path) as beside:
             array = np.lib.format.open_memmap(beside, mode="w+", dtype=np.uint8, shape=(len(images), *shape, 3))
-            if hasattr(os, "posix_fallocate"):  # or a disk that fills up later would end the process in mid-air
+            if hasattr(os, "posix_fallocate"):  # a disk that fills up later would crash the process
                 with beside.open("r+b") as file:
                     os.posix_fallocate(file.fileno(), 0, beside.stat().st_size)
 
@@ -94,7 +81,7 @@ def decode_images(images: Images, size: int, folder: str | Path) -> np.memmap:
 
 
 def is_decoded(images: Images, size: int, folder: str | Path) -> bool:
-    """Whether `decode_images` would only open what is there."""
+    """Whether the array of `decode_images` exists."""
     return (Path(folder) / f"images-{_key(images, stored_shape(images, size))}.npy").exists()
 
 
@@ -104,19 +91,11 @@ def decoded_bytes(images: Images, shape: tuple[int, int]) -> int:
 
 
 def check_images(images: Images, folder: str | Path) -> None:
-    """Look once whether every image can be decoded, before hours are spent on them; noted in `folder` for the next time.
-
-    Raises:
-        ValueError: as `decode_images` does.
-    """
+    """Check once that every image can be decoded, and record that in `folder`; raises ValueError as `decode_images`."""
     path = Path(folder) / f"checked-{content_key(images.fingerprint())}.json"
-    if images.block > 1 or path.exists():  # what is drawn cannot be damaged
+    if images.block > 1 or path.exists():  # drawn images cannot be damaged
         return
-
-    def read(rows: range) -> None:
-        images.read(rows, 8)
-
-    _each_block(images, read, "checking images")
+    _each_block(images, lambda rows: images.read(rows, 8), "checking images")
     path.parent.mkdir(parents=True, exist_ok=True)
     save_json(path, {"images": len(images), "source": images.source})
 
@@ -125,8 +104,8 @@ def _key(images: Images, shape: tuple[int, int]) -> str:
     return content_key({"images": images.fingerprint(), "shape": shape, "form": "uint8 [N, H, W, 3]"})
 
 
-def _each_block(images: Images, work: Callable[[range], None], title: str) -> None:
-    """Run `work` on blocks of rows, on every core; of the images that cannot be decoded, count all and name some."""
+def _each_block(images: Images, work: Callable[[range], object], title: str) -> None:
+    """Run `work` on blocks of rows, on every core; report how many images cannot be decoded, and name some."""
     unreadable: list[tuple[str, str]] = []
 
     def attempt(rows: range) -> None:
@@ -139,7 +118,7 @@ def _each_block(images: Images, work: Callable[[range], None], title: str) -> No
 
     blocks = [range(start, min(start + images.block, len(images))) for start in range(0, len(images), images.block)]
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the pool is the parallelism: an image is too small to share out
+    torch.set_num_threads(1)  # the pool runs in parallel: a single image is too small for that
     try:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for _ in tqdm(pool.map(attempt, blocks), title, len(blocks), unit="image", leave=False):
@@ -147,13 +126,12 @@ def _each_block(images: Images, work: Callable[[range], None], title: str) -> No
     finally:
         torch.set_num_threads(threads)
     if unreadable:
-        names = [name for name, _ in sorted(unreadable)]
-        reason = min(unreadable)[1]
-        raise ValueError(f"{len(names):,} of {len(images):,} images cannot be decoded: {some(names)} ({reason})")
+        names = sorted(name for name, _ in unreadable)
+        raise ValueError(f"{len(names):,} of {len(images):,} images cannot be decoded: {some(names)} ({min(unreadable)[1]})")
 
 
 def _cover(image: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Scale uint8 [3, H, W] until it covers `shape`, then cut its centre to it."""
+    """Scale uint8 [3, H, W] to cover `shape`, then crop its centre."""
     from torchvision.transforms.v2 import functional as F  # slow to import
 
     height, width = image.shape[1:]

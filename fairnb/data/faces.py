@@ -1,4 +1,4 @@
-"""The dataset object that everything else takes: images, labels, groups and splits, with their names."""
+"""The dataset object: images, labels, groups and splits, with their names."""
 
 from __future__ import annotations
 
@@ -17,15 +17,10 @@ SPLITS = ("train", "valid", "test")
 
 
 def choose_labels(attributes: Sequence[str], sensitive: str, targets: Sequence[str]) -> tuple[list[int], tuple[str, str]]:
-    """Columns of the attributes to predict, in their own order, and the words for the groups without and with `sensitive`.
+    """Columns of the attributes to predict, in ascending order, and names of the groups without and with `sensitive`.
 
-    Args:
-        attributes: all that the data have.
-        sensitive: the one that splits people into groups; it is never a target.
-        targets: the ones to predict; empty for all but the sensitive one.
-
-    Raises:
-        ValueError: for an unknown attribute, a target that is the sensitive one, or nothing left to predict.
+    No targets stand for all attributes but the sensitive one. Raises ValueError for an unknown attribute, a target that is
+    the sensitive one, or nothing left to predict.
     """
     for attribute in (sensitive, *targets):
         if attribute not in attributes:
@@ -35,41 +30,24 @@ def choose_labels(attributes: Sequence[str], sensitive: str, targets: Sequence[s
     kept = [column for column, name in enumerate(attributes) if (name in targets if targets else name != sensitive)]
     if not kept:
         raise ValueError(f"there is no label to predict beside {sensitive!r}")
-    # for Male, the paper's words
-    return kept, ("female", "male") if sensitive == "Male" else (f"not {sensitive}", sensitive)
+    return kept, ("female", "male") if sensitive == "Male" else (f"not {sensitive}", sensitive)  # the paper's words for Male
 
 
 @dataclass(frozen=True, eq=False)
 class Faces:
-    """Images with binary labels, a sensitive attribute and a split each.
+    """N images with binary labels, a sensitive attribute and a split."""
 
-    Attributes:
-        images: the N pictures, read lazily: `images[i]` is uint8 [3, H, W].
-        labels: bool [N, L], True where the attribute is present.
-        group: int64 [N] in 0..G-1, the sensitive attribute of each image.
-        split: int64 [N], index into `SPLITS`.
-        label_names: the L attributes, in the order of the file they came from.
-        group_names: the G groups, in words.
-        sensitive: name of the sensitive attribute.
-        person: int64 [N], a number for whoever an image shows, where that is known: images of one person are no independent
-            evidence.
-    """
-
-    images: Images
-    labels: Tensor
-    group: Tensor
-    split: Tensor
-    label_names: tuple[str, ...]
-    group_names: tuple[str, ...]
-    sensitive: str
-    person: Tensor | None = None
+    images: Images  # read on access: `images[i]` is uint8 [3, H, W]
+    labels: Tensor  # bool [N, L], True where the attribute is present
+    group: Tensor  # int64 [N] in 0..G-1, the sensitive attribute
+    split: Tensor  # int64 [N], index into `SPLITS`
+    label_names: tuple[str, ...]  # of the L attributes, in their file's order
+    group_names: tuple[str, ...]  # of the G groups
+    sensitive: str  # name of the sensitive attribute
+    person: Tensor | None = None  # int64 [N], number of the person shown, if known: one person's images are dependent
 
     def __post_init__(self) -> None:
-        """Check that the parts fit.
-
-        Raises:
-            ValueError: if the parts disagree in length, or a split has no images.
-        """
+        """Raise ValueError if the parts differ in length, or a split has no images."""
         n = len(self.images)
         for name in ("labels", "group", "split", "person"):
             part = getattr(self, name)
@@ -83,59 +61,46 @@ class Faces:
         return len(self.images)
 
     def rows(self, split: str) -> Tensor:
-        """Row numbers of a split, int64 [N_split], in file order.
-
-        Raises:
-            ValueError: if the split is not one of `SPLITS`.
-        """
+        """Row numbers of a split, int64 [N_split], in file order; ValueError unless it is one of `SPLITS`."""
         if split not in SPLITS:
             raise ValueError(unknown("split", split, SPLITS))
         return (self.split == SPLITS.index(split)).nonzero().squeeze(1)
 
     def positives(self, split: str) -> Tensor:
-        """Images of each group that have each label: int64 [L, G]."""
+        """Positives per label and group: int64 [L, G]."""
         rows = self.rows(split)
         member = torch.nn.functional.one_hot(self.group[rows], len(self.group_names)).double()
         return (self.labels[rows].double().T @ member).long()  # counts below 2^53 are exact
 
     def prevalence(self, split: str) -> pd.DataFrame:
-        """How often each label occurs per group: columns label, group, n, positives, share (NaN for an empty group)."""
+        """Share of each label in each group: columns label, group, n, positives, share (NaN for an empty group)."""
         positives = self.positives(split)
         sizes = torch.bincount(self.group[self.rows(split)], minlength=len(self.group_names))
-        table = pd.DataFrame(
-            [
-                (label, group, int(sizes[g]), int(positives[j, g]))
-                for j, label in enumerate(self.label_names)
-                for g, group in enumerate(self.group_names)
-            ],
-            columns=["label", "group", "n", "positives"],
-        )
+        pairs = pd.MultiIndex.from_product([self.label_names, self.group_names], names=["label", "group"])
+        columns = {"n": sizes.repeat(len(positives)).numpy(), "positives": positives.flatten().numpy()}
+        table = pd.DataFrame(columns, index=pairs).reset_index()
         return table.assign(share=table.positives / table.n.where(table.n > 0))
 
     def analysed(self, exclude: Sequence[str] = (), min_positives: int = 1) -> Tensor:
-        """Labels with enough examples to be judged, bool [L].
+        """The analysed labels, bool [L]: those with enough examples to be judged.
 
-        A label is analysed when it is not in `exclude` and every group has at least `min_positives` positives in
-        validation and in test. The paper analyses 34 of 39 labels, "based on having enough validation and test
-        images" (section 3), without giving the limit.
+        A label is analysed if it is not in `exclude` and every group has at least `min_positives` positives in validation
+        and in test. The paper analyses 34 of 39 labels, "based on having enough validation and test images" (section 3),
+        without giving the limit.
 
-        Raises:
-            ValueError: if `exclude` names a label that is not there, or no label is left.
+        Raises ValueError if `exclude` names an unknown label, or no label is left.
         """
         for name in exclude:
             if name not in self.label_names:
                 raise ValueError(unknown("label", name, self.label_names))
         enough = torch.stack([self.positives(split).min(dim=1).values for split in ("valid", "test")]).min(dim=0).values
-        keep = enough >= min_positives
-        keep &= torch.tensor([name not in exclude for name in self.label_names])
+        keep = (enough >= min_positives) & torch.tensor([name not in exclude for name in self.label_names])
         if not bool(keep.any()):
-            raise ValueError(
-                f"no label has {min_positives} positives in every group of validation and test: lower min_positives"
-            )
+            raise ValueError(f"no label has {min_positives} positives per group in validation and test: lower min_positives")
         return keep
 
     def fingerprint(self) -> str:
-        """Hex digest that changes when an image, a label, a group or a split does: the key of what is made from them."""
+        """Hex digest that changes with any image, label, group or split: the key of everything made from them."""
         digest = hashlib.sha256(self.images.fingerprint().encode())
         digest.update(repr((self.label_names, self.group_names, self.sensitive)).encode())
         for part in (self.labels, self.group, self.split):
@@ -143,33 +108,21 @@ class Faces:
         return digest.hexdigest()
 
     def limited(self, images: int) -> Faces:
-        """The first `images` images of every split, for a quick look; all of them where `images` is 0.
-
-        Raises:
-            ValueError: if `images` is negative.
-        """
-        if images < 0:
-            raise ValueError(f"max_images={images} must not be negative; 0 takes all images")
+        """The first `images` images of every split, for a quick look; all of them for 0."""
         if images == 0:
             return self
         rows = torch.cat([self.rows(split)[:images] for split in SPLITS])
-        return replace(
-            self,
-            images=Chosen(self.images, rows),
-            labels=self.labels[rows],
-            group=self.group[rows],
-            split=self.split[rows],
-            person=None if self.person is None else self.person[rows],
-        )
+        person = None if self.person is None else self.person[rows]
+        parts = {name: getattr(self, name)[rows] for name in ("labels", "group", "split")}
+        return replace(self, images=Chosen(self.images, rows), person=person, **parts)
 
 
 class Chosen:
-    """Some of a collection's images, in a given order."""
+    """A selection of images, in a given order."""
 
     def __init__(self, images: Images, rows: Tensor) -> None:
         self.images, self.rows, self.source, self.block = images, rows.tolist(), images.source, images.block
-        names = images.names
-        self.names = [names[row] for row in self.rows]
+        self.names = list(map(images.names.__getitem__, self.rows))
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -1,7 +1,4 @@
-"""Where the pictures are: a folder of files or one zip, read one image at a time.
-
-Pillow decodes: torchvision's own decoders are deprecated since 0.29.
-"""
+"""Image files, in a folder or a zip, read singly. Pillow decodes: torchvision's decoders are deprecated since 0.29."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ from fairnb.run.messages import some
 
 
 class Images(Protocol):
-    """N pictures that are read when asked for."""
+    """N pictures, read on access."""
 
     @property
     def names(self) -> list[str]:
@@ -32,11 +29,11 @@ class Images(Protocol):
 
     @property
     def source(self) -> str:
-        """Where they come from, in words, for messages."""
+        """Their origin, for messages."""
 
     @property
     def block(self) -> int:
-        """How many are best read at once."""
+        """The number best read at once."""
 
     def __len__(self) -> int: ...
 
@@ -44,16 +41,21 @@ class Images(Protocol):
         """Image `index` as uint8 [3, H, W] in 0..255."""
 
     def read(self, rows: Sequence[int], size: int) -> list[Tensor]:
-        """Several images at once; one that can be had at any size has `size` pixels on its shorter side."""
+        """Several images at once; those that can be drawn at any size have `size` pixels on their shorter side."""
 
     def fingerprint(self) -> str:
-        """Hex digest that changes when any image does: the key of the decoded cache."""
+        """Hex digest that changes with any image: the key of the decoded cache."""
 
 
 class _Files:
-    """What image files have in common: each is read by itself, at the size that it has."""
+    """Image files, each read by itself at its own size."""
 
     block = 1
+
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
 
     def __getitem__(self, index: int) -> Tensor:
         raise NotImplementedError
@@ -70,9 +72,6 @@ class ImageFolder(_Files):
         self.folder, self.names, self.source = folder, names, str(folder)
         _refuse_missing(names, {path.name for path in folder.iterdir()}, self.source)
 
-    def __len__(self) -> int:
-        return len(self.names)
-
     def __getitem__(self, index: int) -> Tensor:
         return _decode((self.folder / self.names[index]).read_bytes())
 
@@ -86,7 +85,7 @@ class ImageFolder(_Files):
 
 
 class ImageZip(_Files):
-    """Image files still inside one zip, whatever folder they lie in there."""
+    """Image files inside a zip, in whatever folder there."""
 
     def __init__(self, path: Path, names: list[str]) -> None:
         self.path, self.names, self.source = path, names, str(path)
@@ -97,28 +96,18 @@ class ImageZip(_Files):
         self.members = {Path(info.filename).name: info for info in self.zip.infolist() if not info.is_dir()}
         _refuse_missing(names, self.members.keys(), self.source)
 
-    def __len__(self) -> int:
-        return len(self.names)
-
     def __getitem__(self, index: int) -> Tensor:
-        if self.opened_by != os.getpid():
-            self._open_again()
+        if self.opened_by != os.getpid():  # a fork shares its parent's place in the file
+            self.zip, self.opened_by = copy.copy(self.zip), os.getpid()  # keeps the directory, 0.25 GB for CelebA
+            self.zip.fp = self.path.open("rb")
         try:
             data = self.zip.read(self.members[self.names[index]])
         except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
             raise ValueError(f"damaged in the zip: {error}") from None
         return _decode(data)
 
-    def _open_again(self) -> None:
-        """Give a worker process a place of its own in the file: a fork shares its parent's.
-
-        The directory, a quarter of a gigabyte for CelebA, is kept rather than read again.
-        """
-        self.zip, self.opened_by = copy.copy(self.zip), os.getpid()
-        self.zip.fp = self.path.open("rb")
-
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "names": self.names}  # where workers are not forked, they open the file
+        return {"path": self.path, "names": self.names}  # a worker that is not forked opens the file
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -136,8 +125,8 @@ def _decode(data: bytes) -> Tensor:
         with Image.open(io.BytesIO(data)) as image:
             return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
     except UnidentifiedImageError:
-        raise ValueError("not an image") from None  # Pillow would name a buffer in memory
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # what its plugins raise for broken files
+        raise ValueError("not an image") from None  # Pillow's own message names a buffer
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # from plugins, for broken files
         raise ValueError(str(error) or type(error).__name__) from None
 
 

@@ -1,4 +1,4 @@
-"""What a difference between methods is worth: intervals over people and seeds, corrected for many labels.
+"""Evidence for differences between methods: intervals over people and seeds, corrected for many labels.
 
 >>> import torch
 >>> from fairnb.evidence.weigh import holm

@@ -1,4 +1,4 @@
-"""What every run needs, whatever it searches: files that are whole or absent, keys, seeds, the device, words for mistakes.
+"""The foundations of a run: parameters, its record, atomic files, content keys, seeds, devices and messages.
 
 >>> from fairnb.run.keys import content_key, seeded
 >>> content_key({"epochs": 3})  # the same content, the same key

@@ -1,7 +1,4 @@
-"""Where the work is done: one device, or one of several processes that train together.
-
-Lightning Fabric places, rounds and sums; it is the one that knows how processes were started.
-"""
+"""The device: one, or one for each of several processes that train together through Lightning Fabric."""
 
 from __future__ import annotations
 
@@ -10,24 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fairnb.run.messages import unknown
-
 if TYPE_CHECKING:
-    from lightning_fabric import Fabric  # slow to import, and needed only where images are
-
-DEVICES = ("auto", "cpu", "cuda", "mps")
+    from lightning_fabric import Fabric  # slow to import
 
 
 def resolve(device: str = "auto", precision: str = "auto") -> tuple[str, str]:
-    """What 'auto' means on this machine: the device and the precision that will be used.
-
-    Raises:
-        ValueError: for an unknown device (nearest name), or one that this machine does not have.
-    """
-    if device not in DEVICES:
-        raise ValueError(unknown("device", device, DEVICES))
+    """Device and precision that 'auto' stands for on this machine. An absent device raises ValueError."""
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "auto": True, "cpu": True}
-    if not present[device]:
+    if not present.get(device):
         raise ValueError(f"device {device!r} is not on this machine: choose 'cpu', or 'auto' for the best there is")
     if device == "auto":
         device = next((name for name in ("cuda", "mps") if present[name]), "cpu")
@@ -37,7 +24,7 @@ def resolve(device: str = "auto", precision: str = "auto") -> tuple[str, str]:
 
 
 def make_fabric(device: str = "auto", precision: str = "auto") -> Fabric:
-    """Fabric on one device; for the errors see `resolve`."""
+    """Fabric on one device; errors as in `resolve`."""
     from lightning_fabric import Fabric
 
     device, precision = resolve(device, precision)
@@ -45,21 +32,17 @@ def make_fabric(device: str = "auto", precision: str = "auto") -> Fabric:
 
 
 def join_group(device: str = "auto", precision: str = "auto", devices: int = 1, num_nodes: int = 1) -> Fabric:
-    """Fabric as one of `devices * num_nodes` processes with a device each, which share every batch (DDP).
+    """Fabric as one of `devices * num_nodes` processes with one device each, which share every batch (DDP).
 
-    Where `torchrun` or `fabric run` started this process, the group is theirs, whatever `devices` says by default. Else
-    this starts the machine's other processes, each with this one's command line: for programs, not for notebooks.
-
-    Raises:
-        ValueError: for a group that this machine cannot form, or another one than the launcher formed.
+    Under `torchrun` or `fabric run` this process joins their group. Otherwise this function starts the machine's other
+    processes, each with this one's command line: for programs, not for notebooks. A group that this machine cannot form, or
+    that contradicts the launcher's, raises ValueError.
     """
     from lightning_fabric import Fabric
 
-    check_group(devices, num_nodes)
     device, precision = resolve(device, precision)
     if "LOCAL_WORLD_SIZE" in os.environ:  # set by torchrun, which `fabric run` calls too
-        here = int(os.environ["LOCAL_WORLD_SIZE"])
-        nodes = int(os.environ["WORLD_SIZE"]) // here
+        nodes = int(os.environ["WORLD_SIZE"]) // (here := int(os.environ["LOCAL_WORLD_SIZE"]))
         if (devices, num_nodes) not in ((1, 1), (here, nodes)):
             raise ValueError(
                 f"devices={devices} and num_nodes={num_nodes}, but {here} processes were started on each of {nodes} "
@@ -70,21 +53,11 @@ def join_group(device: str = "auto", precision: str = "auto", devices: int = 1, 
         raise ValueError(f"devices={devices}, but this machine has {torch.cuda.device_count()} GPUs")
     if devices * num_nodes == 1:
         return make_fabric(device, precision)
-    if os.environ.get("LT_CLI_USED") == "1":  # fabric run holds the rest of the settings, and has launched
+    if os.environ.get("LT_CLI_USED") == "1":  # `fabric run` holds the other settings and has launched
         return Fabric(precision=precision)  # type: ignore[arg-type]
     fabric = Fabric(accelerator=device, devices=devices, num_nodes=num_nodes, strategy="ddp", precision=precision)  # type: ignore[arg-type]
     fabric.launch()
     return fabric
-
-
-def check_group(devices: int, num_nodes: int) -> None:
-    """Refuse numbers of devices and machines below 1.
-
-    Raises:
-        ValueError: with both.
-    """
-    if min(devices, num_nodes) < 1:
-        raise ValueError(f"devices={devices} and num_nodes={num_nodes} must be at least 1")
 
 
 def _computes_in_bf16(device: str) -> bool:

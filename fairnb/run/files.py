@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written beside, then renamed."""
+"""Atomic files: written under a temporary name, then renamed, so that each is either complete or absent."""
 
 from __future__ import annotations
 
@@ -17,20 +17,14 @@ if TYPE_CHECKING:
 
 
 def project_root() -> Path:
-    """The folder that relative paths start from: the checkout around the working directory, or else the directory itself.
-
-    So a notebook finds the same runs and data from its own folder as from the root.
-    """
+    """Root of relative paths: the checkout around the working directory (the same for notebooks), else that directory."""
     here = Path.cwd()
     return next((p for p in (here, *here.parents) if (p / "notebooks").is_dir() and (p / "pyproject.toml").is_file()), here)
 
 
 @contextmanager
 def write_beside(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` and rename it into place when the block ends well.
-
-    A full disk or an interrupt leaves the old file as it was, and no half-written one.
-    """
+    """Yield a temporary path beside `path` and rename it into place on success; a failure leaves the old file as it was."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield beside
@@ -40,17 +34,13 @@ def write_beside(path: Path) -> Iterator[Path]:
 
 
 def save_json(path: Path, content: Any) -> None:
-    """Write JSON, indented, with a newline at its end."""
+    """Write indented JSON with a final newline."""
     with write_beside(path) as beside:
         beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def load_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        ValueError: if it is not whole, with its path.
-    """
+    """Read a JSON file; invalid JSON raises ValueError with the path."""
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
@@ -64,26 +54,18 @@ def save_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], **notes: str) -> None:
-    """Write tensors as safetensors, with short notes in its header.
-
-    Raises:
-        OSError: if the disk takes no more, with the path.
-    """
+    """Write tensors as safetensors with short notes in the header. A full disk raises OSError with the path."""
     from safetensors.torch import save_file
 
     with write_beside(path) as beside:
         try:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside, notes)
         except SafetensorError as error:
-            raise OSError(f"{path} could not be written ({error}); what lay there before stays as it was") from None
+            raise OSError(f"{path} could not be written ({error}); an earlier file there is unchanged") from None
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Map a safetensors file: its values are read where they are used, and a change to them stays in memory.
-
-    Raises:
-        ValueError: if the file is damaged, with its path.
-    """
+    """Memory-map a safetensors file; changes stay in memory. A damaged file raises ValueError with its path."""
     from safetensors.torch import load_file
 
     with _whole(path):
@@ -91,18 +73,14 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_notes(path: Path) -> dict[str, str]:
-    """The short notes in a safetensors file's header.
-
-    Raises:
-        ValueError: if the file is damaged, with its path.
-    """
+    """Notes in the header of a safetensors file. A damaged file raises ValueError with its path."""
     with _whole(path), safe_open(path, "pt") as file:
         return file.metadata() or {}
 
 
 @contextmanager
 def _whole(path: Path) -> Iterator[None]:
-    """Name the file when safetensors finds it damaged."""
+    """Add the path to safetensors' errors."""
     try:
         yield
     except SafetensorError as error:

@@ -1,4 +1,4 @@
-"""Keys of cached results, digests of what they are made from, and a random generator for each purpose."""
+"""Keys of cached results, digests of their inputs, and random generators by purpose."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
 
 def content_key(content: Any) -> str:
-    """Twelve hex digits that name a JSON value: the key of a cached result."""
+    """Twelve hex digits that identify a JSON value: the key of a cached result."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def digest_files(root: Path, paths: Iterable[Path]) -> dict[str, str]:
-    """What names the content of files in a key: their places below `root`, and a hash of each."""
+    """SHA-256 of each file that exists, by its path relative to `root`: their part of a key."""
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}
 
 
 def digest(values: Tensor) -> str:
-    """What names a tensor's values in a key."""
+    """SHA-256 of a tensor's values: its part of a key."""
     return hashlib.sha256(values.cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def seeded(*parts: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator of its own for one purpose: the seed and the names of what it is for, hashed together."""
+    """A separate generator for each purpose, seeded by the hash of the seed and the names of the purpose."""
     import torch
 
     digest = hashlib.sha256(" ".join(map(str, parts)).encode()).digest()

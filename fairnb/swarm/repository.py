@@ -1,16 +1,14 @@
-"""What swarms remember: S repositories of at most A non-dominated solutions each, as padded tensors.
+"""Repositories of S swarms, at most A non-dominated solutions each, as padded tensors.
 
-There are two objectives, both minimised. No step loops over swarms or solutions: an empty place holds `inf` objectives.
+Two objectives are minimised. No step loops over swarms or solutions: an empty place holds `inf` objectives.
 """
-
-from __future__ import annotations
 
 import torch
 from torch import Tensor
 
 
 def non_dominated(f: Tensor) -> Tensor:
-    """Which of [..., N, 2] points no other dominates, bool [..., N]; of equal points the first; never one with `inf`.
+    """Non-dominated ones of [..., N, 2] points, bool [..., N]; of equal points the first; never one with `inf`.
 
     Sorted by the first objective, then by the second, a point is dominated exactly when an earlier one has a second
     objective as low.
@@ -25,7 +23,7 @@ def non_dominated(f: Tensor) -> Tensor:
 
 
 def hypervolume(f: Tensor, reference: Tensor) -> Tensor:
-    """Area that [..., N, 2] points dominate below `reference` [..., 2], both objectives minimised: [...].
+    """Hypervolume [...] of [..., N, 2] points, both objectives minimised: the area they dominate below `reference` [..., 2].
 
     A point that is not better than the reference in both objectives adds nothing.
     """
@@ -42,41 +40,33 @@ def dominates(f: Tensor, g: Tensor) -> Tensor:
 
 
 class Repository:
-    """The solutions that S swarms remember.
-
-    Attributes:
-        x: [S·A + 1, D] positions, swarm after swarm; the last row is where refused newcomers are written, so that letting
-            some in is one copy and asks the host nothing.
-        f: float64 [S·A + 1, 2] their objectives, `inf` where a place is empty.
-    """
+    """The solutions that S swarms remember."""
 
     def __init__(self, swarms: int, size: int, like: Tensor) -> None:
         self.swarms, self.size = swarms, size
+        # [S·A + 1, D], swarm after swarm; refused newcomers go to the last row, so that admission never waits for the host
         self.x = like.new_zeros(swarms * size + 1, like.shape[-1])
         self.f = torch.full((swarms * size + 1, 2), torch.inf, dtype=torch.float64, device=like.device)
         self.first = torch.arange(swarms, device=like.device).unsqueeze(1) * size  # row of each swarm's first place
 
     @property
     def objectives(self) -> Tensor:
-        """Float64 [S, A, 2], a view."""
+        """A view, float64 [S, A, 2]."""
         return self.f[:-1].view(self.swarms, self.size, 2)
 
     @property
     def positions(self) -> Tensor:
-        """[S, A, D], a view."""
+        """A view [S, A, D]."""
         return self.x[:-1].view(self.swarms, self.size, -1)
 
     def admit(self, x: Tensor, f: Tensor, keep: Tensor) -> None:
-        """Replace: of the solutions held and the newcomers, those in `keep` stay.
+        """Keep some of the solutions held and of the newcomers x [S, P, D] with objectives f [S, P, 2].
 
-        Args:
-            x: [S, P, D] newcomers.
-            f: [S, P, 2] their objectives.
-            keep: bool [S, A + P], at most A of a swarm; first those held, then the newcomers.
+        `keep` is bool [S, A + P], first those held, then the newcomers; at most A per swarm.
         """
         held, new = keep[:, : self.size], keep[:, self.size :]
         place = torch.arange(self.size, device=keep.device).expand_as(held)
-        # The k-th newcomer kept takes the k-th place that is free.
+        # The k-th newcomer kept takes the k-th free place.
         nth_free = torch.where(held, self.size, (~held).cumsum(1) - 1)
         free = torch.zeros_like(place[:, :1]).expand(-1, self.size + 1).scatter(1, nth_free, place)
         nth_new = (new.cumsum(1) - 1).clamp(0, self.size - 1)
@@ -86,20 +76,11 @@ class Repository:
         self.x.index_copy_(0, row.flatten(), x.flatten(0, 1))
 
 
-# ---------------------------------------------------------------------------- which to keep
-
-
 def thin_by_grid(f: Tensor, size: int, divisions: int, priority: Tensor) -> Tensor:
     """Keep the non-dominated of [S, N, 2] points, at most `size`: random ones of the fullest grid cells go, bool [S, N].
 
-    Numbering the solutions of each cell in random order and keeping the lowest numbers takes one after the other from
-    whichever cell is fullest. The two ends of the front always stay: they hold the lowest value of an objective.
-
-    Args:
-        f: float64 [S, N, 2].
-        size: A, most that are kept.
-        divisions: of each objective's range.
-        priority: [S, N] uniform random numbers in [0, 1), which make the order random.
+    Numbering each cell's solutions in random order, given by `priority` [S, N] uniform in [0, 1), and keeping the lowest
+    numbers removes one after the other from the fullest cell. The two ends of the front always stay.
     """
     f = torch.where(non_dominated(f).unsqueeze(-1), f, torch.inf)
     rank = _number_within(grid(f, divisions), priority)
@@ -112,10 +93,10 @@ def thin_by_grid(f: Tensor, size: int, divisions: int, priority: Tensor) -> Tens
 def thin_by_area(f: Tensor, size: int, rounds: int = 5) -> Tensor:
     """Keep the non-dominated of [S, N, 2] points, at most `size`: those that add the least area go, bool [S, N].
 
-    Area is counted anew in each of a fixed number of rounds, so that no round waits to hear how many are left. Where at
-    most `rounds` are too many, exactly one goes a round: the greedy choice of Beume et al. (2007).
+    Area is counted again in each of a fixed number of rounds, so that none synchronises with the host. Where the excess is
+    at most `rounds`, exactly one goes per round: the greedy choice of Beume et al. (2007).
     """
-    most = f.shape[1] - size  # that can be too many
+    most = f.shape[1] - size  # largest possible excess
     if most <= 0:
         return non_dominated(f)
     first, order = f[..., 0].masked_fill(~non_dominated(f), torch.inf).sort(dim=1)
@@ -125,14 +106,14 @@ def thin_by_area(f: Tensor, size: int, rounds: int = 5) -> Tensor:
     excess = (held.sum(1, keepdim=True) - size).clamp(min=0)
     for left in range(rounds, 0, -1):
         area = _area_between(first, second)
-        if left > 1:  # of two neighbours one goes at a time: the other's area grows by it
+        if left > 1:  # of two neighbours only one goes per round, since the other's area grows
             lower = torch.minimum(area[:, :-2], area[:, 2:])
             area[:, 1:-1] = area[:, 1:-1].masked_fill(area[:, 1:-1] > lower, torch.inf)
         least, which = area.topk(-(-most // left), dim=1, largest=False)
         go = (place[: which.shape[1]] < (excess + left - 1) // left) & least.isfinite()
         gone = torch.zeros_like(held).scatter(1, which, go)
         held = held & ~gone
-        if left > 1:  # those that stay close up
+        if left > 1:  # close the gaps
             excess = excess - gone.sum(1, keepdim=True)
             first, back = first.masked_fill(gone, torch.inf).sort(dim=1, stable=True)
             held, second, order = held.gather(1, back), second.gather(1, back), order.gather(1, back)
@@ -140,9 +121,9 @@ def thin_by_area(f: Tensor, size: int, rounds: int = 5) -> Tensor:
 
 
 def area_added(f: Tensor) -> tuple[Tensor, Tensor]:
-    """Places of [S, A, 2] non-dominated points along the front, and what each adds to the area: [S, A] twice.
+    """Order of [S, A, 2] non-dominated points along the front, and the area each adds in that order: [S, A] twice.
 
-    The area of the two ends and of empty places, which come last, is `inf`.
+    The area is `inf` for the two ends and for empty places, which come last.
     """
     first, place = f[..., 0].sort(dim=1)
     return place, _area_between(first, f[..., 1].gather(1, place))
@@ -156,9 +137,6 @@ def _area_between(first: Tensor, second: Tensor) -> Tensor:
     return area
 
 
-# ---------------------------------------------------------------------------- the adaptive grid
-
-
 def grid(f: Tensor, divisions: int) -> Tensor:
     """Cell of each point in a grid over the range of the finite ones: int64 [S, N]; −1 for a point with `inf`."""
     finite = f.isfinite().all(-1)
@@ -169,14 +147,14 @@ def grid(f: Tensor, divisions: int) -> Tensor:
 
 
 def occupancy(cell: Tensor, cells: int) -> Tensor:
-    """How many points share each point's cell, of `cells` there are: int64 [S, N]."""
+    """Number of points in each point's cell, of `cells` in all: int64 [S, N]."""
     counts = torch.zeros(len(cell), cells + 1, dtype=torch.int64, device=cell.device)
     counts.scatter_add_(1, cell + 1, torch.ones_like(cell))
     return counts.gather(1, cell + 1)
 
 
 def _number_within(cell: Tensor, priority: Tensor) -> Tensor:
-    """Number the points of each cell by rising priority in [0, 1), that priority added to break ties: [S, N]."""
+    """Number the points of each cell by rising priority in [0, 1), and add that priority to break ties: [S, N]."""
     order = priority.argsort(dim=1)
     order = order.gather(1, cell.gather(1, order).argsort(dim=1, stable=True))
     ordered = cell.gather(1, order)

@@ -2,10 +2,8 @@
 
     objectives, low, high = zdt("zdt4")       # objectives score positions [..., D] as [..., 2]
 
-Both objectives are minimised. The front of each is where g is 1.
+Both objectives are minimised; on the front, g is 1.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable
@@ -21,11 +19,8 @@ DIMENSIONS = {"zdt1": 30, "zdt2": 30, "zdt3": 30, "zdt4": 10, "zdt6": 10}
 def zdt(name: str) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
     """A problem by name: its objectives and the lower and upper bounds of its coordinates, float32 [D] each.
 
-    ZDT1 is convex, ZDT2 concave, ZDT3 in five pieces; ZDT4 has 21⁹ local fronts; ZDT6 is concave and its solutions lie
-    thin near the front.
-
-    Raises:
-        ValueError: for an unknown name (nearest name).
+    ZDT1 is convex, ZDT2 concave, ZDT3 in five pieces; ZDT4 has 21⁹ local fronts; ZDT6 is concave, with few solutions near
+    the front. An unknown name raises ValueError with the nearest one.
     """
     if name not in DIMENSIONS:
         raise ValueError(unknown("problem", name, DIMENSIONS))

@@ -1,4 +1,4 @@
-"""The embedded dataset: portraits painted with CelebA's forty attributes, whose labels follow CelebA's statistics.
+"""The embedded dataset: portraits drawn with CelebA's 40 attributes, whose labels follow CelebA's statistics.
 
 >>> from fairnb.data.drawn.faces import draw_faces
 >>> faces = draw_faces([4, 2, 2], seed=0, height=48, width=40)

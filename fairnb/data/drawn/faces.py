@@ -1,10 +1,10 @@
-"""The embedded dataset: drawn faces whose labels follow CelebA's statistics, for a book that runs with no download.
+"""The embedded dataset: drawn faces whose labels follow CelebA's statistics, so that the book runs without a download.
 
     faces = draw_faces([4000, 1000, 1000], seed=0)
     faces.images[17]        # uint8 [3, 64, 64], face 17 drawn alone
     draw_faces([10, 10, 10], height=218, width=178, sensitive="Young")
 
-`fairnb.data.drawn.people` says who is drawn, `fairnb.data.drawn.portrait` how.
+`fairnb.data.drawn.people` samples attributes, `fairnb.data.drawn.portrait` draws them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from fairnb.data.drawn.portrait import ACCIDENTS, ATTRIBUTES, SMALLEST, draw_por
 from fairnb.data.faces import SPLITS, Faces, choose_labels
 from fairnb.run.keys import seeded
 from fairnb.run.messages import some
+from fairnb.run.parameters import Data
 
 SHOWN_ON_MEN = (
     "5_o_Clock_Shadow", "Bald", "Bushy_Eyebrows", "Chubby", "Double_Chin", "Goatee", "Gray_Hair", "Mustache", "No_Beard",
@@ -31,13 +32,13 @@ SHOWN_ON_MEN = (
 
 
 class DrawnImages:
-    """Portraits that are drawn when they are looked at; each depends on the seed and its own number only."""
+    """Portraits drawn on access; each depends only on the seed and its own number."""
 
-    block = 32  # as many as keep their planes within a processor's cache
+    block = 32  # whose planes fit into a processor's cache
     source = "drawn faces"
 
     def __init__(self, intensity: Tensor, seed: int, height: int, width: int) -> None:
-        """Portraits of people with these intensities, float32 [N, 40], in the order of `ATTRIBUTES`."""
+        """Portraits of N people with these intensities, float32 [N, 40], in the order of `ATTRIBUTES`."""
         self.intensity, self.seed, self.height, self.width = intensity, seed, height, width
 
     @property
@@ -52,13 +53,13 @@ class DrawnImages:
         return self._draw([range(len(self))[index]], self.height, self.width)[0]
 
     def read(self, rows: Sequence[int], size: int) -> list[Tensor]:
-        """See `Images`: drawn at the size wanted, not scaled to it."""
+        """See `Images`: drawn at this size, not scaled to it."""
         _refuse_small(size, size)
         short = min(self.height, self.width)
         return list(self._draw(rows, max(size, self.height * size // short), max(size, self.width * size // short)))
 
     def fingerprint(self) -> str:
-        """See `Images`. A few portraits are part of it, so that it changes when the way of drawing does."""
+        """See `Images`. It includes a few portraits, so that it changes with the code that draws."""
         digest = hashlib.sha256(repr((self.seed, self.height, self.width)).encode())
         digest.update(self.intensity.numpy().tobytes())
         digest.update(self._draw(range(min(16, len(self))), SMALLEST, SMALLEST).numpy().tobytes())
@@ -70,7 +71,7 @@ class DrawnImages:
 
 
 def _accidents(people: Sequence[int], seed: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Accidents [B, ACCIDENTS] and grain [B, height, width] of these people, each from a generator of its own."""
+    """Accidents [B, ACCIDENTS] and grain [B, height, width] of these people, one generator per person."""
     accidents = np.empty((len(people), ACCIDENTS), np.float32)
     grain = np.empty((len(people), height, width), np.float32)
     for place, person in enumerate(people):
@@ -81,7 +82,7 @@ def _accidents(people: Sequence[int], seed: int, height: int, width: int) -> tup
 
 
 def draw_pairs(seed: int = 0, height: int = 64, width: int = 64) -> dict[str, Tensor]:
-    """Every attribute off and on, all else equal and without noise, for a person each: uint8 [2, 3, height, width] each."""
+    """Each attribute off and on, all else equal and without noise, on its own person: uint8 [2, 3, height, width] each."""
     _refuse_small(height, width)
     check_seed(seed)
     pairs = {}
@@ -90,7 +91,7 @@ def draw_pairs(seed: int = 0, height: int = 64, width: int = 64) -> dict[str, Te
         of_another_colour = name in ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")
         usual = ["No_Beard", "Young"] + ["Male"] * (name in SHOWN_ON_MEN) + ["Brown_Hair"] * (not of_another_colour)
         intensity[:, [ATTRIBUTES.index(other) for other in usual]] = 1.5
-        intensity[:, ATTRIBUTES.index("Attractive")] = 0.5  # few spots, which would draw the eye
+        intensity[:, ATTRIBUTES.index("Attractive")] = 0.5  # few spots, which would distract
         intensity[:, column] = torch.tensor([-1.5, 1.5])
         accidents, grain = _accidents([column] * 2, seed, height, width)
         pairs[name] = draw_portraits(intensity, accidents, torch.full_like(grain, 0.5))
@@ -98,33 +99,26 @@ def draw_pairs(seed: int = 0, height: int = 64, width: int = 64) -> dict[str, Te
 
 
 def draw_faces(
-    images: Sequence[int],
-    seed: int = 0,
-    *,
-    sensitive: str = "Male",
-    targets: Sequence[str] = (),
-    height: int = 64,
-    width: int = 64,
-    statistics: str | Path = CELEBA,
-) -> Faces:
+    images: Sequence[int], seed: int = 0, *, sensitive: str = Data().sensitive, targets: Sequence[str] = (),
+    height: int = 64, width: int = 64, statistics: str | Path = CELEBA,
+) -> Faces:  # fmt: skip
     """Draw a dataset.
 
-    The first so many people of a population are taken, and dealt to the splits at random. A person's portrait and labels
-    depend on the seed and the person's number only; the split depends on the sizes too.
+    The first people of a population are split at random. A person's portrait and labels depend only on the seed and the
+    person's number; the split depends on the sizes too.
 
     Args:
-        images: how many for train, valid and test.
+        images: numbers of images of train, valid and test.
         seed: of the population, from 0.
-        sensitive: the attribute that splits people into groups; it is never a target.
+        sensitive: the attribute that defines the groups; never a target.
         targets: attributes to predict; empty for all but the sensitive one.
-        height: of a portrait in pixels, at least 32. `decode_images` draws them anew at its working size.
-        width: likewise.
-        statistics: table that the labels follow, see `fairnb.data.drawn.people`; by default that of CelebA.
+        height, width: pixels of a portrait, at least 32. `decode_images` redraws at its working size.
+        statistics: table of the labels' distribution, see `fairnb.data.drawn.people`.
 
     Raises:
         ValueError: for a split without images, a size below 32, a negative seed, an unknown attribute, a target that is the
-            sensitive one, or a table that does not fit.
-        FileNotFoundError: if the table is not there.
+            sensitive one, or an invalid table.
+        FileNotFoundError: if the table is missing.
     """
     sizes = images if isinstance(images, Sequence) else [images]
     if len(sizes) != len(SPLITS) or not all(isinstance(n, Integral) and n > 0 for n in sizes):
@@ -132,17 +126,12 @@ def draw_faces(
     _refuse_small(height, width)
     kept, group_names = choose_labels(ATTRIBUTES, sensitive, targets)
     intensity, labels = draw_people(0, sum(images), seed, _drawable(statistics))
-    dealt = torch.repeat_interleave(torch.tensor(images))  # 0, 0, …, 1, 1, …, 2, 2, …
-    split = dealt[torch.randperm(len(dealt), generator=seeded("splits of drawn faces", seed))]
+    splits = torch.repeat_interleave(torch.tensor(images))  # 0, 0, …, 1, 1, …, 2, 2, …
+    split = splits[torch.randperm(len(splits), generator=seeded("splits of drawn faces", seed))]
     return Faces(
-        images=DrawnImages(intensity, seed, height, width),
-        labels=labels[:, kept],
-        group=labels[:, ATTRIBUTES.index(sensitive)].long(),
-        split=split,
-        label_names=tuple(ATTRIBUTES[column] for column in kept),
-        group_names=group_names,
-        sensitive=sensitive,
-    )
+        DrawnImages(intensity, seed, height, width), labels[:, kept], labels[:, ATTRIBUTES.index(sensitive)].long(), split,
+        tuple(ATTRIBUTES[column] for column in kept), group_names, sensitive,
+    )  # fmt: skip
 
 
 def _refuse_small(height: int, width: int) -> None:
@@ -151,11 +140,7 @@ def _refuse_small(height: int, width: int) -> None:
 
 
 def _drawable(path: str | Path) -> Statistics:
-    """Read a table of statistics, its attributes those that can be drawn.
-
-    Raises:
-        ValueError: if others are in it, or the order is another.
-    """
+    """Read a table of statistics; ValueError unless its attributes are `ATTRIBUTES`, in order."""
     table = read_statistics(path)
     if table.names != ATTRIBUTES:
         odd = [name for name in table.names if name not in ATTRIBUTES] or [n for n in ATTRIBUTES if n not in table.names]

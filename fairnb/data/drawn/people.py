@@ -1,16 +1,16 @@
-"""Who is drawn: intensities and labels with the statistics of CelebA's annotations, and noise where annotators disagree.
+"""Sampled people: intensities and labels with the statistics of CelebA's annotations, and noise where annotators disagree.
 
-A person in group g has two standard normal latents for each attribute, tied by the attribute's clarity ρ:
+A person in group g has two standard normal latents per attribute, linked by the attribute's clarity ρ:
 
-    picture     v                              correlated between attributes, by a matrix for each group
-    annotators  z = ρ v + √(1 − ρ²) e          their judgement of the picture; e is noise, independent of everything
-    label       y = [z > t]                    with t such that P[y = 1] is the label's share of the group in CelebA
-    intensity   x = v − t / ρ                  what is drawn
+    picture     v                              correlated between attributes, by one matrix per group
+    annotators  z = ρ v + √(1 − ρ²) e          their judgement of the picture; e is independent noise
+    label       y = [z > t]                    with t such that P[y = 1] is the label's share in CelebA's group
+    intensity   x = v − t / ρ                  drawn in the portrait
 
 So the labels follow a Gaussian copula given the group, seen through noise. P[y = 1 | x] = Φ(x ρ / √(1 − ρ²)) is the same in
-both groups: the best classifier predicts the label where x > 0 and has no use for the group. Where ρ < 1 and the label is
-rare it predicts the label too seldom, US = Φ(−t / ρ) / Φ(−t) < 1, the more so the rarer it is. That is all that moves a
-score from 1. (`Male` itself is drawn first, in the same way. Its label shapes all the others, so they tell of it too.)
+both groups: the best classifier predicts the label where x > 0 and does not need the group. If ρ < 1 and the label is rare,
+it predicts the label too seldom, US = Φ(−t / ρ) / Φ(−t) < 1, the more so the rarer the label. Nothing else moves US from 1.
+(`Male` itself is drawn first, in the same way. The other labels depend on it, so they help to predict it.)
 """
 
 from __future__ import annotations
@@ -39,23 +39,14 @@ ABOUT = """\
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What people are drawn from: A attributes, `Male` among them, in the two groups without and with it.
+    """The distribution of people: A attributes, `Male` among them, in the two groups without and with it; all float64."""
 
-    Attributes:
-        names: the A attributes.
-        published: float64 [A] in 0..1, accuracy of a published network, which the clarity was set by.
-        clarity: float64 [A] in (0, 1], correlation ρ of picture and annotators.
-        share: float64 [A] in 0..1, how often each label occurs.
-        share_of_group: float64 [2, A], the same in each group; 0 and 1 for `Male` itself.
-        correlation: float64 [2, A, A], of the picture's latents in each group.
-    """
-
-    names: tuple[str, ...]
-    published: Tensor
-    clarity: Tensor
-    share: Tensor
-    share_of_group: Tensor
-    correlation: Tensor
+    names: tuple[str, ...]  # of the A attributes
+    published: Tensor  # [A] in 0..1, accuracy of a published network, from which the clarity was set
+    clarity: Tensor  # [A] in (0, 1], correlation ρ of picture and annotators
+    share: Tensor  # [A] in 0..1, share of people with each label
+    share_of_group: Tensor  # [2, A], the same in each group; 0 and 1 for `Male` itself
+    correlation: Tensor  # [2, A, A], of the picture's latents in each group
 
     @property
     def male(self) -> int:
@@ -72,13 +63,7 @@ class Statistics:
 
 
 def read_statistics(path: str | Path = CELEBA) -> Statistics:
-    """Read a table that `Statistics.save` wrote.
-
-    Raises:
-        FileNotFoundError: if it is not there.
-        ValueError: with what does not fit: a column, a value that is no number, a share or clarity out of its range,
-            correlations that no people could have.
-    """
+    """Read a table written by `Statistics.save`; FileNotFoundError if it is missing, ValueError if it is invalid."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no table of statistics {path}")
@@ -91,13 +76,12 @@ def read_statistics(path: str | Path = CELEBA) -> Statistics:
     if missing := [column for column in wanted if column not in table]:
         raise ValueError(f"{path}: {len(missing):,} columns are missing: {some(missing)}")
     if "Male" not in names:
-        raise ValueError(f"{path} has no attribute 'Male', whose groups the shares are given for")
+        raise ValueError(f"{path} has no attribute 'Male', by which the shares are grouped")
     values = table[wanted].apply(pd.to_numeric, errors="coerce").replace([float("inf"), -float("inf")], float("nan"))
     if (gaps := values.isna().any(axis=1)).any():
         raise ValueError(f"{path}: values are missing or no numbers for {some(values.index[gaps])}")
     columns = torch.tensor(values.to_numpy(), dtype=torch.float64).T
-    count = len(names)
-    shares, correlation = columns[[0, 1, 2, 3, 4]], columns[5:].reshape(2, count, count)
+    shares, correlation = columns[:5], columns[5:].reshape(2, len(names), len(names))
     male = names.index("Male")
     if not bool(((shares >= 0) & (shares <= 1)).all()) or not bool((columns[1] > 0).all()):
         raise ValueError(f"{path}: published accuracy and shares lie within 0 to 1, clarity above 0 and up to 1")
@@ -106,18 +90,14 @@ def read_statistics(path: str | Path = CELEBA) -> Statistics:
         if not ones or not torch.equal(matrix, matrix.T) or torch.linalg.eigvalsh(matrix)[0] <= 0:
             raise ValueError(f"{path}: the columns {group!r} are no correlation matrix")
         if matrix[male].abs().sum() != 1:
-            raise ValueError(f"{path}: Male is the same for all of a group, so it can be correlated with nothing there")
+            raise ValueError(f"{path}: Male is constant within a group, so its correlations there must be 0")
     if shares[3:5, male].tolist() != [0, 1]:
         raise ValueError(f"{path}: the shares of Male in the two groups are 0 and 1 by definition")
     return Statistics(names, columns[0], columns[1], columns[2], columns[3:5], correlation)
 
 
 def check_seed(seed: int) -> None:
-    """Refuse a seed that generators do not take.
-
-    Raises:
-        ValueError: unless it is a whole number from 0 to 2⁶³ − 1.
-    """
+    """Raise ValueError unless the seed is a whole number from 0 to 2⁶³ − 1, as generators need."""
     if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed < 2**63:
         raise ValueError(f"the seed of the drawn faces must be a whole number from 0 to 2⁶³ − 1: got {seed!r}")
 
@@ -127,23 +107,13 @@ def _columns(names: tuple[str, ...]) -> list[str]:
 
 
 def draw_people(first: int, count: int, seed: int, statistics: Statistics) -> tuple[Tensor, Tensor]:
-    """People `first` to `first + count` of an endless population; the same person comes out however many are drawn.
+    """Sample people `first` to `first + count` (from 0) of an endless population; a person does not depend on `count`.
 
-    The latents are points of a scrambled Sobol sequence, which fills the space more evenly than independent draws: of 20,000
-    people, every group has every label as often as in CelebA to within a percent.
+    The latents are points of a scrambled Sobol sequence, which fills the space more evenly than independent draws: among
+    20,000 people, each label's share in each group matches CelebA's to within a percent.
 
-    Args:
-        first: number of the first person, from 0.
-        count: how many.
-        seed: of the population.
-        statistics: what they follow.
-
-    Returns:
-        Intensities, float32 [count, A], in standard deviations from the boundary of the best classifier, and labels,
-        bool [count, A].
-
-    Raises:
-        ValueError: for less than one person, or a seed out of range.
+    Returns intensities, float32 [count, A], in standard deviations from the boundary of the best classifier, and labels,
+    bool [count, A]. Raises ValueError for less than one person, or a seed out of range.
     """
     if count < 1:
         raise ValueError(f"people={count} must be at least 1")
@@ -153,12 +123,11 @@ def draw_people(first: int, count: int, seed: int, statistics: Statistics) -> tu
     latents = torch.special.ndtri(sequence.draw(count, dtype=torch.float64).clamp(1e-9, 1 - 1e-9))
     picture, noise = latents.split(size, dim=1)
     noise = (1 - clarity**2).sqrt() * noise
-
     threshold = -torch.special.ndtri(statistics.share)[male]
     is_male = clarity[male] * picture[:, male] + noise[:, male] > threshold
     roots = torch.linalg.cholesky(statistics.correlation)
     tied = torch.zeros_like(picture)
-    for column in range(size):  # not a matrix product: its last bit may depend on how many people are drawn
+    for column in range(size):  # not a matrix product, whose last bit may depend on the number of people
         root = torch.where(is_male.unsqueeze(1), roots[1, :, column], roots[0, :, column])
         tied = tied + picture[:, column, None] * root
     picture = tied

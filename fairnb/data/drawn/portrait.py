@@ -1,12 +1,11 @@
 """Portraits drawn from numbers: all 40 CelebA attributes, vectorised over images, at any size.
 
-`draw_portraits` paints from back to front, as a painter does: background, hair behind, neck, clothes, head, features, hair
-in front, hat, jewellery, light. Every shape is a function of face coordinates, in which the eyes lie near (±0.2, −0.06) and
-the chin near (0, 0.6), x to the right and y down; the shorter side of the picture spans −1 to 1. So a face is the same at
-every size.
+`draw_portraits` paints from back to front: background, hair behind, neck, clothes, head, features, hair in front, hat,
+jewellery, light. Every shape is a function of face coordinates, in which the eyes lie near (±0.2, −0.06) and the chin near
+(0, 0.6), x to the right and y down; the shorter side of the picture spans −1 to 1. So a face is the same at every size.
 
-The pixels are computed by additions, multiplications, divisions, square roots and comparisons alone, which every processor
-rounds alike: a portrait is the same to the bit, alone or in a batch.
+Pixels are computed only by additions, multiplications, divisions, square roots and comparisons, which all processors round
+alike: a portrait is identical to the bit, alone or in a batch.
 """
 
 from __future__ import annotations
@@ -23,24 +22,24 @@ ATTRIBUTES = (
     "Oval_Face", "Pale_Skin", "Pointy_Nose", "Receding_Hairline", "Rosy_Cheeks", "Sideburns", "Smiling", "Straight_Hair",
     "Wavy_Hair", "Wearing_Earrings", "Wearing_Hat", "Wearing_Lipstick", "Wearing_Necklace", "Wearing_Necktie", "Young",
 )  # fmt: skip
-SMALLEST = 32  # pixels; below it, an earring is nothing
-ACCIDENTS = 87  # uniform numbers that a portrait takes for everything that is no attribute
-MARGIN = 0.22  # how far pose moves a point of the face at most
+SMALLEST = 32  # pixels; below it, an earring disappears
+ACCIDENTS = 87  # uniform numbers per portrait, for everything but the attributes
+MARGIN = 0.22  # the farthest that pose moves a point of the face
 
 
 @dataclass
 class Canvas:
-    """A rectangle of the pictures being painted. What is painted on a window is painted on the whole."""
+    """A rectangle of the pictures being painted. Painting on a window paints on the whole."""
 
     pixels: Tensor  # float32 [3, B, h, w], 0 to 1
     x: Tensor  # float32 [B, h, w], face coordinates of each pixel
     y: Tensor
-    pixel: Tensor  # float32 [B, 1, 1], size of a pixel in face coordinates: how wide a sharp edge is
+    pixel: Tensor  # float32 [B, 1, 1], size of a pixel in face coordinates: the width of a sharp edge
     across: Tensor  # float32 [w] and [h], the same before the pose, by which a window is cut
     down: Tensor
 
     def window(self, left: float, top: float, right: float, bottom: float) -> Canvas:
-        """The part that holds these face coordinates, whatever the pose."""
+        """The part that contains these face coordinates in every pose."""
         columns = _span(self.across, left, right)
         rows = _span(self.down, top, bottom)
         return Canvas(
@@ -53,15 +52,15 @@ class Canvas:
         )
 
     def paint(self, mask: Tensor, colour: Tensor) -> None:
-        """Lay `colour` [3, B, 1, 1] over the pixels where `mask` [B, h, w] is 1, in part where it is between 0 and 1."""
+        """Lay `colour` [3, B, 1, 1] over the pixels where `mask` [B, h, w] is 1, in proportion where it is below 1."""
         self.pixels += mask * (colour - self.pixels)
 
     def shade(self, mask: Tensor, amount: Tensor | float) -> None:
-        """Make pixels lighter (above 0) or darker (below 0) by a share of their own colour."""
+        """Make pixels lighter (above 0) or darker (below 0) by a fraction of their own colour."""
         self.pixels *= 1 + mask * amount
 
     def inside(self, distance: Tensor, soft: float = 0.0) -> Tensor:
-        """1 where a distance is negative, 0 where it is positive; the edge is a pixel wide, or `soft` where that is more."""
+        """1 where a distance is negative, 0 where it is positive; the edge is a pixel wide, or `soft` if that is wider."""
         return (0.5 - distance / self.pixel.clamp(min=soft)).clamp_(0, 1)
 
 
@@ -74,34 +73,34 @@ def _span(places: Tensor, low: float, high: float) -> slice:
 
 
 def ellipse(x: Tensor, y: Tensor, a: Tensor | float, b: Tensor | float) -> Tensor:
-    """About the distance from an ellipse around 0 with half axes a and b; negative inside."""
+    """Approximate distance from an ellipse around 0 with half axes a and b; negative inside."""
     u, v = x / a, y / b
     least = torch.minimum(torch.as_tensor(a), torch.as_tensor(b))
     return ((u * u + v * v).sqrt_() - 1).mul_(least)
 
 
 def squircle(u: Tensor, v: Tensor, square: Tensor) -> Tensor:
-    """About the distance from a shape between the unit circle (square 0) and the square around it (1); a drop below 0."""
+    """Approximate distance from a shape between the unit circle (square 0) and the square around it (1); a drop below 0."""
     uu, vv = u * u, v * v
     shape = uu + vv - square * uu * vv
     return torch.maximum(shape, torch.maximum(uu, vv)).sqrt_() - 1  # far out the first falls below 1 again
 
 
 def blob(x: Tensor, y: Tensor, a: Tensor | float, b: Tensor | float) -> Tensor:
-    """A soft spot: 1 in its middle, 0 from the ellipse with half axes a and b outwards."""
+    """A soft spot: 1 at its centre, 0 on and beyond the ellipse with half axes a and b."""
     u, v = x / a, y / b
     spot = (1 - u * u - v * v).clamp_(min=0)
     return spot * spot
 
 
 def bow(x: Tensor, half: Tensor | float) -> Tensor:
-    """A parabola that is 1 in its middle, 0 at ±half and stays 0 beyond."""
+    """A parabola: 1 at its centre, 0 at ±half and beyond."""
     u = x / half
     return (1 - u * u).clamp_(min=0)
 
 
 def wave(t: Tensor) -> Tensor:
-    """Rather like sin(2πt), of parabolas."""
+    """An approximation of sin(2πt) by parabolas."""
     u = (t - t.floor()) * 2 - 1  # -1 to 1 over a period
     return -4 * u * (1 - u.abs())
 
@@ -112,7 +111,7 @@ def mix(low: Tensor, high: Tensor, amount: Tensor) -> Tensor:
 
 
 def colour(red: float, green: float, blue: float) -> Tensor:
-    """A colour as it is painted: float32 [3, 1, 1, 1]."""
+    """A colour for painting: float32 [3, 1, 1, 1]."""
     return torch.tensor([red, green, blue]).reshape(3, 1, 1, 1)
 
 
@@ -127,7 +126,7 @@ WHITE, BLACK, GOLD = colour(0.97, 0.96, 0.94), colour(0.05, 0.04, 0.05), colour(
 
 
 class Person:
-    """How much of each attribute the people of a batch show, and their accidents, as [B, 1, 1] each."""
+    """The intensity of each attribute of a batch of people, and their accidents, each [B, 1, 1]."""
 
     def __init__(self, intensity: Tensor, accidents: Tensor) -> None:
         """Take intensities, float32 [B, 40], in `ATTRIBUTES`' order, and accidents, float32 [B, ACCIDENTS], in 0..1."""
@@ -137,11 +136,11 @@ class Person:
         self.hair = self._hair()
 
     def degree(self, name: str) -> Tensor:
-        """How much there is of what comes in degrees: 0 to 1 over three standard deviations."""
+        """Amount of a gradual attribute: 0 to 1 over three standard deviations."""
         return (0.5 + self.intensity[name] / 3).clamp(0, 1)
 
     def presence(self, name: str) -> Tensor:
-        """How visible is what one wears or does not: 0 to 1 over one standard deviation."""
+        """Visibility of an attribute that is worn or not: 0 to 1 over one standard deviation."""
         return (0.5 + self.intensity[name]).clamp(0, 1)
 
     def chance(self, low: float = 0.0, high: float = 1.0) -> Tensor:
@@ -149,7 +148,7 @@ class Person:
         return low + (high - low) * next(self.accidents)
 
     def colour(self, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """A colour by accident, rather grey than bright: [3, B, 1, 1]."""
+        """A random colour, more grey than bright: [3, B, 1, 1]."""
         hue = torch.stack([self.chance(low, high) for _ in range(3)])
         return mix(self.chance(low, high), hue, torch.tensor(0.55))
 
@@ -159,7 +158,7 @@ class Person:
         return mix(skin, PALE_SKIN, self.degree("Pale_Skin") * 0.9) * self.chance(0.94, 1.04)
 
     def _hair(self) -> Tensor:
-        """The colours that are there, mixed; red where none is."""
+        """A mixture of the colours present; red if there are none."""
         mixed, total = 0.15 * RED_HAIR, torch.full_like(self.intensity["Male"], 0.15)
         for name, shade in (
             ("Black_Hair", BLACK_HAIR), ("Brown_Hair", BROWN_HAIR), ("Blond_Hair", BLOND_HAIR), ("Gray_Hair", GRAY_HAIR),
@@ -174,7 +173,7 @@ def draw_portraits(intensity: Tensor, accidents: Tensor, grain: Tensor) -> Tenso
     """Paint a batch of portraits.
 
     Args:
-        intensity: float32 [B, 40], how much of each of `ATTRIBUTES`, 0 where a viewer would waver; see `draw_people`.
+        intensity: float32 [B, 40], of each of `ATTRIBUTES`, 0 where a viewer would be undecided; see `draw_people`.
         accidents: float32 [B, ACCIDENTS], uniform in 0..1: pose, light, colours, proportions.
         grain: float32 [B, H, W], uniform in 0..1: the camera's noise; its shape is the portraits'.
 
@@ -201,7 +200,7 @@ def draw_portraits(intensity: Tensor, accidents: Tensor, grain: Tensor) -> Tenso
 
 
 def pose(person: Person, height: int, width: int) -> Canvas:
-    """An empty canvas, its coordinates turned, moved and scaled as the head is."""
+    """An empty canvas, its coordinates rotated, moved and scaled with the head."""
     short = min(height, width)
     across = (torch.arange(width) * 2 + 1 - width) / short
     down = (torch.arange(height) * 2 + 1 - height) / short
@@ -214,7 +213,7 @@ def pose(person: Person, height: int, width: int) -> Canvas:
 
 
 def paint_behind(canvas: Canvas, person: Person) -> Tensor:
-    """Background, and the hair that falls behind the head; returns how low it falls."""
+    """Background, and the hair behind the head; returns the hair's lower end."""
     x, y = canvas.x, canvas.y
     top, bottom = person.colour(0.15, 0.95), person.colour(0.15, 0.95)
     canvas.pixels.copy_(mix(top, bottom, (y * 0.5 + 0.5).clamp(0, 1)))
@@ -290,7 +289,7 @@ def paint_head(canvas: Canvas, person: Person) -> Canvas:
 
 
 def paint_skin(face: Canvas, person: Person) -> None:
-    """What skin tells: age, cheeks, make-up, blemishes."""
+    """Skin: age, cheeks, make-up, blemishes."""
     part = face.window(-0.5, -0.55, 0.5, 0.6)
     x, y = part.x, part.y
     side = x.abs()
@@ -349,7 +348,7 @@ def paint_nose(face: Canvas, person: Person) -> None:
 
 
 def paint_mouth(face: Canvas, person: Person) -> None:
-    """Lips, their colour, what they are doing."""
+    """Lips: colour, smile, opening."""
     part = face.window(-0.4, 0.12, 0.4, 0.56)
     x, y = part.x, part.y
     smile, big, apart = person.degree("Smiling"), person.degree("Big_Lips"), person.degree("Mouth_Slightly_Open")
@@ -528,7 +527,7 @@ def paint_jewellery(canvas: Canvas, person: Person) -> None:
 
 
 def paint_light(canvas: Canvas, person: Person, grain: Tensor) -> None:
-    """Where the light comes from, its colour, how sharp the camera is, and its noise."""
+    """Direction and colour of the light, sharpness and noise of the camera."""
     canvas.pixels *= 1 + person.chance(-0.22, 0.22) * canvas.x + person.chance(-0.15, 0.1) * canvas.y
     canvas.pixels *= person.chance(0.78, 1.12) * person.colour(0.93, 1.07)
     contrast = person.chance(0.85, 1.15)

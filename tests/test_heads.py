@@ -1,6 +1,8 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -8,11 +10,13 @@ from safetensors.torch import load_file, save_file
 
 from fairnb import heads as scoring
 from fairnb.features import Features
-from fairnb.heads import Scorer
-from fairnb.methods.strategies import evaluate, multi_task
+from fairnb.heads import Heads, Scorer
+from fairnb.methods.multi_task import multi_task
+from fairnb.methods.problem import Problem
 from fairnb.metrics import contingency_table
 from fairnb.run.files import load_notes
-from fairnb.swarm.mopso import Flight, Swarm
+from fairnb.run.parameters import Settings, Swarm
+from fairnb.swarm.mopso import Flight
 
 
 def make(rows=5000, columns=12, labels=3, groups=2):
@@ -26,10 +30,44 @@ def some_heads(particles=7, labels=3, columns=12):
     return torch.randn(labels, particles, columns + 1, generator=torch.Generator().manual_seed(1))
 
 
+def test_predictions_and_tables_by_hand():
+    features = Features(
+        torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[1], [0], [1]]).bool(), torch.tensor([0, 1, 1]), 2
+    )
+    heads = Heads(torch.tensor([[[1.0, -1.5]]]))  # positive above 1.5
+    assert heads.logits(features).tolist() == [[-0.5, 0.5, 1.5]]
+    assert heads.predict(features).tolist() == [[False, True, True]]
+    assert heads.tables(features).tolist() == [[[[0, 0], [1, 0]], [[0, 1], [0, 1]]]]
+    assert not heads.by_group
+    assert torch.equal(heads.last, heads.weights[0])
+
+
+def test_heads_for_each_group_answer_for_their_own():
+    features, heads = make(rows=200), some_heads(particles=2).transpose(0, 1)  # [G, L, D + 1]
+    both, each = Heads(heads), [Heads(heads[g : g + 1]) for g in range(2)]
+    own = torch.where(features.group == 0, each[0].predict(features), each[1].predict(features))
+    assert torch.equal(both.predict(features), own)
+    assert torch.equal(both.logits(features) > 0, own)
+    for g in range(2):
+        assert torch.equal(both.tables(features)[:, g], each[g].tables(features)[:, g])
+    assert both.by_group
+    with pytest.raises(ValueError, match="these are heads of 2 groups, and a network has one last layer"):
+        _ = both.last
+
+
+def test_heads_of_some_labels_are_theirs():
+    features, hidden = make(rows=200), torch.randn(5, 13, generator=torch.Generator().manual_seed(2))
+    for weights, below in ((some_heads(particles=2), None), (some_heads(particles=1, columns=5), hidden)):
+        heads = Heads(weights.transpose(0, 1), below)
+        for labels in (torch.tensor([2, 0]), torch.tensor([True, False, True])):
+            assert torch.equal(heads.of(labels).predict(features), heads.predict(features)[labels])
+            assert torch.equal(heads.of(labels).tables(features.of_labels(labels)), heads.tables(features)[labels])
+
+
 @pytest.mark.parametrize("groups", [2, 3])
 def test_tables_are_those_of_the_predictions(groups):
     features, heads = make(groups=groups), some_heads()
-    expected = torch.stack([evaluate(features, heads[:, p]) for p in range(7)], dim=1)
+    expected = torch.stack([Heads(heads[:, p].unsqueeze(0)).tables(features) for p in range(7)], dim=1)
     assert torch.equal(Scorer(features)(heads), expected)
     chosen = torch.tensor([2, 0])
     assert torch.equal(Scorer(features, chosen)(heads[chosen]), expected[chosen])
@@ -56,7 +94,7 @@ def test_both_layers_moving_is_the_network_of_each_particle():
         active = (features.x @ hidden[p, :, :-1].T + hidden[p, :, -1]).relu()
         predicted = active @ heads[:, p, :-1].T + heads[:, p, -1] > 0
         assert torch.equal(tables[:, p], contingency_table(predicted.T, features.labels.T, features.group, 2))
-        assert torch.equal(tables[:, p], evaluate(features, heads[:, p], hidden[p]))
+        assert torch.equal(tables[:, p], Heads(heads[:, p].unsqueeze(0), hidden[p]).tables(features))
 
 
 def test_a_few_particles_at_a_time_is_the_same(monkeypatch):
@@ -74,8 +112,15 @@ def test_features_may_lie_in_a_file(tmp_path):
     assert torch.equal(Scorer(other)(some_heads()), Scorer(features)(some_heads()))
 
 
-def test_what_is_summed_does_not_grow_with_the_images():
-    assert Scorer(make(5000)).bytes_summed(7) == Scorer(make(100)).bytes_summed(7) == 3 * 7 * 2 * 2 * 8
+def test_what_is_summed_does_not_grow_with_the_images(monkeypatch):
+    summed: list[int] = []
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda counts: summed.append(counts.nbytes))
+    first: Any = SimpleNamespace(world_size=2, global_rank=0)
+    for rows in (5000, 100):
+        score = Scorer(make(rows), fabric=first)
+        summed.clear()
+        score(some_heads())
+        assert summed == [3 * 7 * 2 * 2 * 8]  # once, whatever the number of blocks
 
 
 def test_bad_input_is_named():
@@ -102,9 +147,9 @@ def search(folder: str) -> None:
     heads = torch.cat([torch.eye(3, 12), torch.full((3, 1), -1.9)], dim=1)
     saved = Path(folder) / "search.safetensors"
     swarm = Swarm(particles=20, iterations=30)
-    found = multi_task(make(9000), heads, swarm, whiten=True, fabric=fabric, saved=saved)
+    found = multi_task(Problem(make(9000), heads, fabric=fabric, saved=saved), swarm, Settings(whiten=True))
     if fabric.is_global_zero:
-        fronts = {"positions": found.fronts.positions, "objectives": found.fronts.objectives, "heads": found.heads}
+        fronts = {"positions": found.fronts.positions, "objectives": found.fronts.objectives, "heads": found.heads.weights}
         notes = {"moves": str(len(moves))}
         save_file(fronts, Path(folder) / f"{fabric.world_size}.safetensors", notes)
 

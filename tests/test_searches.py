@@ -6,11 +6,16 @@ import pytest
 import torch
 
 from fairnb.features import Features
-from fairnb.methods.strategies import dynamic_weighting, evaluate, hold_out, multi_task, pick, predict
+from fairnb.heads import Heads
+from fairnb.methods.dynamic_weighting import dynamic_weighting
+from fairnb.methods.flying import _Whitened
+from fairnb.methods.multi_task import multi_task
+from fairnb.methods.pick import pick
+from fairnb.methods.problem import Problem, hold_out
 from fairnb.metrics import accuracy, underestimation_index
-from fairnb.swarm.mopso import Swarm
+from fairnb.run.parameters import Pick, Settings, Swarm
 
-SWARM = Swarm(particles=30, iterations=30)
+SWARM, SETTINGS = Swarm(particles=30, iterations=30), Settings()
 
 
 @pytest.fixture(scope="module")
@@ -22,16 +27,11 @@ def biased():
     x = torch.randn(n, d, generator=draw).relu()
     truth = x[:, :labels] + 0.5 * torch.randn(n, labels, generator=draw) + 0.3 * group[:, None] > 1.4
     heads = torch.cat([torch.eye(labels, d), torch.full((labels, 1), -1.9)], dim=1)
-    return Features(x, truth, group, 2), heads
+    return Problem(Features(x, truth, group, 2), heads)
 
 
-def test_predictions_and_tables_by_hand():
-    features = Features(
-        torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[1], [0], [1]]).bool(), torch.tensor([0, 1, 1]), 2
-    )
-    heads = torch.tensor([[1.0, -1.5]])  # positive above 1.5
-    assert predict(features.x, heads).tolist() == [[False, True, True]]
-    assert evaluate(features, heads).tolist() == [[[[0, 0], [1, 0]], [[0, 1], [0, 1]]]]
+def tables_of(features, layer):
+    return Heads(layer.unsqueeze(0)).tables(features)
 
 
 def test_pick_takes_the_lowest_uei_that_is_accurate_enough():
@@ -43,9 +43,8 @@ def test_pick_takes_the_lowest_uei_that_is_accurate_enough():
 
 
 def test_multi_task_lowers_uei_within_the_tolerance(biased):
-    valid, heads = biased
-    search = multi_task(valid, heads, SWARM, seed=1, tolerance=0.03)
-    before, after = evaluate(valid, heads), evaluate(valid, search.heads)
+    search = multi_task(replace(biased, seed=1, tolerance=0.03), SWARM, SETTINGS)
+    before, after = tables_of(biased.features, biased.heads), search.heads.tables(biased.features)
     assert bool((underestimation_index(after) <= underestimation_index(before)).all())
     assert underestimation_index(after).mean() < underestimation_index(before).mean() / 2
     assert bool((accuracy(after) >= accuracy(before) - 0.03 - 1e-9).all())
@@ -55,21 +54,21 @@ def test_multi_task_lowers_uei_within_the_tolerance(biased):
 
 
 def test_dynamic_weighting_lowers_the_mean_within_the_tolerance(biased):
-    valid, heads = biased
-    search = dynamic_weighting(valid, heads, SWARM, seed=1, tolerance=0.03)
-    before, after = evaluate(valid, heads), evaluate(valid, search.heads)
+    search = dynamic_weighting(replace(biased, seed=1, tolerance=0.03), SWARM, SETTINGS)
+    before, after = tables_of(biased.features, biased.heads), search.heads.tables(biased.features)
     assert underestimation_index(after).mean() < underestimation_index(before).mean()
     assert accuracy(after).mean() >= accuracy(before).mean() - 0.03 - 1e-9
 
 
 def test_dynamic_objectives_are_equations_7_and_8(biased):
     """The front's objectives, recomputed in NumPy from its positions, label by label."""
-    valid, heads = biased
-    positions, values = dynamic_weighting(valid, heads, SWARM, seed=1, epsilon=0.02).fronts.pareto_front(0)
+    valid = biased.features
+    fronts = dynamic_weighting(replace(biased, seed=1), SWARM, Settings(epsilon=0.02)).fronts
+    positions, values = fronts.pareto_front(0)
     x, y, s = valid.x.double().numpy(), valid.labels.numpy(), valid.group.numpy()
     for position, value in list(zip(positions, values, strict=True))[:5]:
         sums = [0.0, 0.0]
-        for label, head in enumerate(position.double().numpy().reshape(heads.shape)):
+        for label, head in enumerate(position.double().numpy().reshape(biased.heads.shape)):
             predicted = x @ head[:-1] + head[-1] > 0
             overlap = sum(
                 math.sqrt(np.mean((predicted == v) & (s == g)) * np.mean((y[:, label] == v) & (s == g)))
@@ -83,83 +82,74 @@ def test_dynamic_objectives_are_equations_7_and_8(biased):
 
 
 def test_labels_not_searched_keep_their_heads(biased):
-    valid, heads = biased
-    searched = torch.tensor([True, False, True, False])
+    searched, heads = torch.tensor([True, False, True, False]), biased.heads
     for find in (dynamic_weighting, multi_task):
-        found = find(valid, heads, SWARM, searched=searched).heads
+        found = find(replace(biased, searched=searched), SWARM, SETTINGS).heads.last
         assert torch.equal(found[~searched], heads[~searched])
         assert not torch.equal(found[searched], heads[searched])
 
 
 def test_same_seed_same_heads(biased):
-    valid, heads = biased
     for find in (dynamic_weighting, multi_task):
-        assert torch.equal(find(valid, heads, SWARM, seed=3).heads, find(valid, heads, SWARM, seed=3).heads)
+        one, other = (find(replace(biased, seed=3), SWARM, SETTINGS).heads.weights for _ in range(2))
+        assert torch.equal(one, other)
 
 
 def test_a_label_that_is_never_predicted_is_found_a_way_out(biased):
     """Particles are scattered by how far the logits lie from 0: at spread 1 also a hopeless head is left behind."""
-    valid, heads = biased
-    hopeless = heads * 1e-3
+    hopeless = biased.heads * 1e-3
     hopeless[:, -1] = -5.0
-    search = multi_task(valid, hopeless, SWARM, tolerance=0.2, spread=1.0)
-    assert bool((evaluate(valid, search.heads)[:, :, :, 1].sum((1, 2)) > 0).all())
+    search = multi_task(replace(biased, heads=hopeless, tolerance=0.2), SWARM, Settings(spread=1.0))
+    assert bool((search.heads.tables(biased.features)[:, :, :, 1].sum((1, 2)) > 0).all())
 
 
 def test_three_groups_work(biased):
-    valid, heads = biased
-    three = Features(valid.x, valid.labels, torch.arange(len(valid.x)) % 3, 3)
-    assert evaluate(three, multi_task(three, heads, SWARM).heads).shape == (4, 3, 2, 2)
+    three = replace(biased.features, group=torch.arange(600) % 3, groups=3)
+    search = multi_task(replace(biased, features=three), SWARM, SETTINGS)
+    assert search.heads.tables(three).shape == (4, 3, 2, 2)
 
 
 def test_bad_settings_are_named(biased):
-    valid, heads = biased
-    with pytest.raises(ValueError, match="epsilon=0"):
-        dynamic_weighting(valid, heads, SWARM, epsilon=0)
-    with pytest.raises(ValueError, match=r"tolerance=-0\.1"):
-        multi_task(valid, heads, SWARM, tolerance=-0.1)
+    with pytest.raises(ValueError, match="epsilon=0 must be above 0"):
+        Settings(epsilon=0)
+    with pytest.raises(ValueError, match=r"spread=-0\.1 must be at least 0"):
+        Settings(spread=-0.1)
+    for where in (Pick, lambda tolerance: replace(biased, tolerance=tolerance)):
+        with pytest.raises(ValueError, match=r"tolerance=-0\.1 must"):
+            where(tolerance=-0.1)
     with pytest.raises(ValueError, match="no label is searched"):
-        multi_task(valid, heads, SWARM, searched=torch.zeros(4, dtype=torch.bool))
+        replace(biased, searched=torch.zeros(4, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("find", [dynamic_weighting, multi_task])
 def test_the_pick_can_be_made_on_images_that_the_search_did_not_see(biased, find):
-    valid, heads = biased
-    search = find(valid, heads, SWARM, seed=3, held_out=0.25)
+    valid = biased.features
+    search = find(replace(biased, seed=3, held_out=0.25), SWARM, SETTINGS)
     part, kept = hold_out(valid, 0.25, 3)
     assert (len(part.x), len(kept.x)) == (450, 150)
     rows = {tuple(row) for row in torch.cat([part.x, kept.x]).tolist()}
     assert rows == {tuple(row) for row in valid.x.tolist()}  # nobody is in both, nobody is lost
-    tables = evaluate(kept, search.heads)
+    tables = search.heads.tables(kept)
     uei = underestimation_index(tables) if find is multi_task else underestimation_index(tables).mean().unsqueeze(0)
     for s, place in enumerate(search.picked):
         assert search.uei[s][place].item() == pytest.approx(uei[s].item(), abs=1e-9)
         assert place == pick(search.uei[s], search.accuracy[s], 0.05)
-    front = find(part, heads, SWARM, seed=3)
+    front = find(replace(biased, features=part, seed=3), SWARM, SETTINGS)
     assert torch.equal(front.fronts.objectives, search.fronts.objectives)  # the search saw the rest alone
     for share in (-0.1, 1.0, 0.0001):
         with pytest.raises(ValueError, match=f"held_out={share}"):
-            find(valid, heads, SWARM, held_out=share)
-
-
-def test_heads_for_each_group_answer_for_their_own(biased):
-    valid, heads = biased
-    both = torch.stack([heads, -heads])
-    tables, one, other = (evaluate(valid, each) for each in (both, heads, -heads))
-    assert torch.equal(tables[:, 0], one[:, 0])
-    assert torch.equal(tables[:, 1], other[:, 1])
+            replace(biased, held_out=share)
 
 
 def test_both_layers_can_move(biased):
     """The hidden layer starts as the identity: features are positive, so it changes nothing until it moves."""
-    valid, heads = biased
     hidden = torch.cat([torch.eye(8), torch.zeros(8, 1)], dim=1)
-    search = dynamic_weighting(valid, heads, SWARM, hidden=hidden, seed=1, tolerance=0.03)
-    before, after = evaluate(valid, heads), evaluate(valid, search.heads, search.hidden)
-    assert torch.equal(evaluate(valid, heads, hidden), before)
-    assert search.hidden is not None
-    assert search.hidden.shape == hidden.shape
-    assert not torch.equal(search.hidden, hidden)
+    search = dynamic_weighting(replace(biased, hidden=hidden, seed=1, tolerance=0.03), SWARM, SETTINGS)
+    before, after = tables_of(biased.features, biased.heads), search.heads.tables(biased.features)
+    assert torch.equal(Heads(biased.heads.unsqueeze(0), hidden).tables(biased.features), before)
+    assert search.heads.hidden is not None
+    assert search.heads.hidden.shape == hidden.shape
+    assert not torch.equal(search.heads.hidden, hidden)
     assert underestimation_index(after).mean() < underestimation_index(before).mean()
     assert accuracy(after).mean() >= accuracy(before).mean() - 0.03 - 1e-9
     assert search.uei[0][search.picked[0]].item() == pytest.approx(float(underestimation_index(after).mean()))
@@ -169,21 +159,18 @@ def test_both_layers_can_move(biased):
 @pytest.mark.parametrize("find", [dynamic_weighting, multi_task])
 def test_what_is_reported_is_exact(biased, find, settings):
     """However the search is steered, its front is that of its heads, on the features as they are, in float32."""
-    valid, heads = biased
-    search = find(valid, heads, SWARM, seed=2, **settings)
-    tables = evaluate(valid, search.heads)
+    search = find(replace(biased, seed=2), SWARM, Settings(**settings))
+    tables = search.heads.tables(biased.features)
     uei, acc = underestimation_index(tables), accuracy(tables)
     if find is multi_task:
         for label in range(4):
             assert search.uei[label][search.picked[label]].item() == uei[label].item()
             assert search.accuracy[label][search.picked[label]].item() == pytest.approx(acc[label].item(), abs=1e-12)
-    assert uei.mean() < underestimation_index(evaluate(valid, heads)).mean()
+    assert uei.mean() < underestimation_index(tables_of(biased.features, biased.heads)).mean()
 
 
 def test_white_features_are_uncorrelated_and_heads_come_back(biased):
-    from fairnb.methods.strategies import _Whitened
-
-    valid, heads = biased
+    valid, heads = biased.features, biased.heads
     white = _Whitened(valid.x)
     x = white.x
     torch.testing.assert_close(x.mean(0), torch.zeros(8), atol=1e-5, rtol=0)
@@ -196,25 +183,37 @@ def test_white_features_are_uncorrelated_and_heads_come_back(biased):
 
 
 def test_layers_that_do_not_fit_are_named(biased):
-    valid, heads = biased
     with pytest.raises(ValueError, match="features of 8 columns do not fit a layer that reads 7"):
-        multi_task(valid, heads[:, 1:], SWARM)
+        replace(biased, heads=biased.heads[:, 1:])
     with pytest.raises(ValueError, match="the hidden layer has 5 units, the heads 8 weights"):
-        dynamic_weighting(valid, heads, SWARM, hidden=torch.zeros(5, 9))
+        replace(biased, hidden=torch.zeros(5, 9))
     with pytest.raises(ValueError, match="whiten=True is for heads alone"):
-        dynamic_weighting(valid, heads, SWARM, hidden=torch.zeros(8, 9), whiten=True)
+        dynamic_weighting(replace(biased, hidden=torch.zeros(8, 9)), SWARM, Settings(whiten=True))
+    with pytest.raises(ValueError, match="whiten=True is for heads alone"):
+        Settings(layers="all", whiten=True)
 
 
 def test_a_search_for_something_else_is_not_gone_on_with(biased, tmp_path):
-    valid, heads = biased
-    saved, swarm = tmp_path / "search.safetensors", Swarm(particles=20, iterations=25)
-    dynamic_weighting(valid, heads, swarm, steer="bfloat16", saved=saved)
+    saved, swarm, rough = tmp_path / "search.safetensors", Swarm(particles=20, iterations=25), Settings(steer="bfloat16")
+    problem = replace(biased, saved=saved)
+    dynamic_weighting(problem, swarm, rough)
     assert saved.exists()
-    other = Features(valid.x, ~valid.labels, valid.group, 2)
-    for features, settings in ((valid, {"epsilon": 1.0, "steer": "bfloat16"}), (valid, {}), (other, {"steer": "bfloat16"})):
+    other = replace(problem, features=replace(biased.features, labels=~biased.features.labels))
+    for asked, settings in ((problem, rough.but(epsilon=1.0)), (problem, SETTINGS), (other, rough)):
         with pytest.raises(ValueError, match="holds another search"):
-            dynamic_weighting(features, heads, swarm, saved=saved, **settings)
-    dynamic_weighting(valid, heads, swarm, steer="bfloat16", saved=saved)
+            dynamic_weighting(asked, swarm, settings)
+    dynamic_weighting(problem, swarm, rough)
+
+
+def test_a_search_is_gone_on_with_whatever_changed_that_it_does_not_take(biased, tmp_path):
+    swarm = Swarm(particles=20, iterations=25)
+    for find, settings in ((dynamic_weighting, {"gradient_steps": 7}), (multi_task, {"gradient_steps": 7, "epsilon": 1.0})):
+        problem = replace(biased, saved=tmp_path / find.__name__)
+        search = find(problem, swarm, SETTINGS)
+        saved = problem.saved.read_bytes()
+        again = find(problem, swarm, SETTINGS.but(**settings))
+        assert torch.equal(again.heads.weights, search.heads.weights)
+        assert problem.saved.read_bytes() == saved
 
 
 def test_held_out_are_people():

@@ -1,0 +1,143 @@
+"""The problem that every method solves: move heads on validation features for a lower UEI at little loss of accuracy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fairnb.features import Features
+from fairnb.heads import Heads, Scorer, score_heads, uei_and_error
+from fairnb.run.keys import seeded
+from fairnb.run.parameters import Pick
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+SAMPLE = 2**16  # most images that the unit of noise is computed from
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Validation features, the base model's heads, the labels searched, and the tolerance of the pick.
+
+    It raises ValueError if no label is searched, layers do not fit the features or each other, `tolerance` is negative, or
+    `held_out` leaves no images for the search or for the pick.
+    """
+
+    features: Features  # of the validation split, on the device of the search
+    heads: Tensor  # float32 [L, D + 1], the base model's: each label's weights then its bias
+    searched: Tensor | None = None  # bool [L], the labels searched; all by default
+    tolerance: float = Pick().tolerance  # accuracy that the pick may lose: per label, or on average if searched together
+    seed: int = 0  # of the search
+    held_out: float = 0.0  # share of the images kept from the search for the pick; 0 uses all for both
+    hidden: Tensor | None = None  # float32 [D, F + 1], the layer before, if it moves; `features.x` is its input [N, F]
+    fabric: Fabric | None = None  # of the processes that share the images; None for one process
+    saved: Path | None = None  # file of an interrupted search, see `fairnb.swarm.mopso.mopso`
+
+    def __post_init__(self) -> None:
+        if not self.tolerance >= 0:
+            raise ValueError(f"tolerance={self.tolerance} must not be negative")
+        if self.searched is not None and not bool(self.searched.any()):
+            raise ValueError("no label is searched: searched is False for all of them")
+        width = (self.heads if self.hidden is None else self.hidden).shape[1] - 1
+        if self.features.x.shape[1] != width:
+            raise ValueError(f"features of {self.features.x.shape[1]} columns do not fit a layer that reads {width}")
+        if self.hidden is not None and len(self.hidden) != self.heads.shape[1] - 1:
+            raise ValueError(f"the hidden layer has {len(self.hidden)} units, the heads {self.heads.shape[1] - 1} weights")
+        _ = self._sides
+
+    @cached_property
+    def where(self) -> Tensor:
+        """Indices of the S labels searched, int64 on the CPU."""
+        return torch.arange(len(self.heads)) if self.searched is None else self.searched.cpu().nonzero().squeeze(1)
+
+    @cached_property
+    def start(self) -> Tensor:
+        """Heads of the labels searched, float32 [S, D + 1], on the features' device."""
+        return self.heads[self.where].to(self.features.x.device)
+
+    @property
+    def valid(self) -> Features:
+        """Images of the search."""
+        return self._sides[0]
+
+    @property
+    def judge(self) -> Features:
+        """Images of the pick."""
+        return self._sides[1]
+
+    @cached_property
+    def base(self) -> Tensor:
+        """UEI and error of the base model on the images of the pick, float64 [S, 2]."""
+        hidden = None if self.hidden is None else self.hidden.unsqueeze(0).to(self.features.x.device)
+        return uei_and_error(Scorer(self.judge, self.where, fabric=self.fabric)(self.start.unsqueeze(1), hidden))[:, 0]
+
+    def scorer(self, dtype: str = "float32") -> Scorer:
+        """Scorer of swarms of heads on the images of the search."""
+        return Scorer(self.valid, self.where, dtype=dtype, fabric=self.fabric)
+
+    def on_judge(self, positions: Tensor) -> Tensor:
+        """Contingency tables of candidates [S, A, …] on the images of the pick, see `fairnb.heads.score_heads`."""
+        return score_heads(self.judge, positions, self.where)
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """Random numbers for one purpose, on the features' device."""
+        return seeded(self.seed, purpose, device=self.features.x.device)
+
+    def with_heads(self, found: Tensor, hidden: Tensor | None = None) -> Heads:
+        """The base model's heads with those found, [S, D + 1], or by group [S, G·(D + 1)], in their places."""
+        width = self.heads.shape[1]
+        weights = self.heads.cpu().repeat(found.shape[1] // width, 1, 1)  # [G or 1, L, D + 1]
+        weights[:, self.where] = found.cpu().unflatten(1, (-1, width)).transpose(0, 1)
+        return Heads(weights, None if hidden is None else hidden.cpu())
+
+    @cached_property
+    def _sides(self) -> tuple[Features, Features]:
+        return hold_out(self.features, self.held_out, self.seed)
+
+
+def hold_out(features: Features, share: float, seed: int) -> tuple[Features, Features]:
+    """Split at random into the images of the search and of the pick; a share of 0 gives all images to both.
+
+    Images of one person go to the same side, where persons are known. A share outside [0, 1), or one that leaves nothing to
+    either side, raises ValueError.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"held_out={share} must be in [0, 1): the share of validation that only the pick sees")
+    if not share:
+        return features, features
+    people, which = features.people
+    images, left = which.cpu().bincount(minlength=people).tolist(), round(share * len(which))
+    chosen = torch.zeros(people, dtype=torch.bool)
+    for person in torch.randperm(people, generator=seeded(seed, "held out")).tolist():
+        if images[person] <= left:
+            chosen[person] = True
+            left -= images[person]
+    kept = chosen[which.cpu()]
+    if not kept.any() or kept.all():
+        raise ValueError(f"held_out={share} of {len(kept)} images of {people} people leaves none for the search or the pick")
+    return features.rows(~kept), features.rows(kept)
+
+
+def noise_unit(x: Tensor, layer: Tensor) -> Tensor:
+    """Unit of noise, float32 [R, 1], for each row of a layer [R, D + 1] on its input x [N, D].
+
+    Gaussian noise of this size changes a unit's output by the output's own RMS.
+    """
+    x = x[:SAMPLE]
+    output = x @ layer[:, :-1].T + layer[:, -1]
+    length = x.square().sum(1).add(1).mean().sqrt()  # of an image's features with the bias's 1
+    return (output.square().mean(0).sqrt() / length).unsqueeze(1)
+
+
+def scatter(centre: Tensor, size: Tensor, particles: int, generator: torch.Generator) -> Tensor:
+    """First particles [S, P, D]: `centre` [S, D], then Gaussian noise of `size`, [S, 1] or [S, D], around it."""
+    shape = (len(centre), particles, centre.shape[-1])
+    away = torch.randn(shape, generator=generator, device=centre.device) * size.unsqueeze(1)
+    away[:, 0] = 0
+    return centre.unsqueeze(1) + away

@@ -1,0 +1,103 @@
+"""The record of a run: the folder `runs/<run>/`, whose `run.json` holds all its parameters and is the source of truth.
+
+    record = Record.open("mine", epsilon=0.1)   # begins the run, or continues it with its own parameters
+    record.save(device="cpu")
+
+A parameter can be changed until a finished stage depends on it: each stage notes the parameters it took.
+"""
+
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from fairnb.run.files import load_json, project_root, save_json
+from fairnb.run.parameters import Machine, Parameters
+
+FORMAT = 2  # of run.json
+MOVABLE = Machine.names() | {"run", "data_root"}  # no result depends on these, so they may change at any time
+
+
+@dataclass
+class Record:
+    """Parameters and provenance of a run."""
+
+    folder: Path  # `runs/<run>`
+    parameters: Parameters
+    known: dict[str, Any] = field(default_factory=dict)  # other entries of `run.json`: its begin, stages, versions, device
+    given: frozenset[str] = frozenset()  # names of the parameters that were given when it was opened
+
+    @classmethod
+    def open(cls, run: str = "demo", *, runs: str | Path = "runs", **given: Any) -> Self:
+        """Begin a run, or continue it with its own parameters where `given` names no others; nothing is written yet.
+
+        `run` is a folder name in `runs`, which is relative to the project's root. An invalid parameter, one that contradicts
+        a finished stage, or a run of an older format raises ValueError.
+        """
+        folder = project_root() / runs / Parameters(run=run).run
+        if not (folder / "run.json").exists():
+            begun = datetime.now(UTC).isoformat(timespec="seconds")
+            return cls(folder, Parameters(run=run, **given), {"begun": begun, "stages": {}}, frozenset(given))
+        known = load_run(folder)
+        old = known.pop("parameters")
+        record = cls(folder, Parameters(**(old | given | {"run": folder.name})), known, frozenset(given))
+        new = record.parameters.model_dump(mode="json")
+        taken = {name for stage in known["stages"].values() for name in stage["takes"]} - MOVABLE
+        record.refuse([f"{key} was {old[key]!r}, now {new[key]!r}" for key in sorted(taken) if old.get(key) != new[key]])
+        return record
+
+    def refuse(self, differ: list[str]) -> None:
+        """Raise ValueError if a continued run and the one asked for differ; `differ` lists how."""
+        if differ:
+            message = f"{self.folder} was made with other parameters: {'; '.join(differ)}.\n"
+            raise ValueError(message + "Give this run another name (run = …), or delete that folder; nothing was changed.")
+
+    @property
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """Finished stages by name: seconds, revision, and the names of the parameters taken."""
+        return self.known["stages"]
+
+    def save(self, **entries: Any) -> None:
+        """Write `run.json` with more entries; those that another process has written meanwhile are kept."""
+        path, own = self.folder / "run.json", self.parameters.model_dump(mode="json")
+        there = load_json(path) if path.exists() else {}
+        own |= {name: value for name, value in there.pop("parameters", {}).items() if name not in self.given}
+        self.known |= there | entries
+        self.folder.mkdir(parents=True, exist_ok=True)
+        named = {"run": self.folder.name}  # a folder may have been renamed
+        save_json(path, {"format": FORMAT} | named | self.known | named | {"parameters": own | named})
+
+    def note(self, stage: str, takes: Iterable[str], seconds: float | None) -> None:
+        """Note a finished stage; `seconds` is None for one copied from another run."""
+        made = {"seconds": seconds if seconds is None else round(seconds, 3), "revision": git_revision()}
+        there = load_json(self.folder / "run.json")["stages"]
+        self.save(stages=there | {stage: made | {"takes": sorted(takes)}})
+
+    @contextmanager
+    def timed(self, stage: str, takes: Iterable[str], also: Callable[[], dict[str, Any]] = dict) -> Iterator[None]:
+        """Note a stage with its seconds and further entries, if it ends without error."""
+        start = time.perf_counter()
+        yield
+        self.note(stage, takes, time.perf_counter() - start)
+        self.save(**also())
+
+
+def load_run(folder: Path) -> dict[str, Any]:
+    """Content of a run's `run.json`. A damaged file or an older format raises ValueError."""
+    known = load_json(folder / "run.json")
+    if known.get("format") != FORMAT:
+        raise ValueError(f"{folder} was made by an earlier version of fairnb: give this run another name, or delete it")
+    return known
+
+
+def git_revision() -> str:
+    """Commit checked out, with `+` where files differ from it; 'unknown' outside a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
