@@ -42,8 +42,7 @@ def save_checkpoint(path: Path, model: nn.Module, adam: torch.optim.Optimizer, c
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for index, state in adam.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
-    if course.counts:
-        tensors["counts"] = torch.stack(course.counts)
+    tensors |= {"counts": torch.stack(course.counts)} if course.counts else {}
     plain = {name: value for name, value in vars(course).items() if name != "counts"}
     save_tensors(path, tensors, course=json.dumps(plain), recipe=key)
 
@@ -55,13 +54,11 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
     parameters = list(model.parameters())
     state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("adam."):
-            _, index, key = name.split(".", 2)
-            parameter = parameters[int(index)]
-            if tensor.shape == parameter.shape:  # fused Adam requires the memory layout of the weight
-                tensor = torch.empty_like(parameter).copy_(tensor)
-            state.setdefault(int(index), {})[key] = tensor
+    for name in [name for name in tensors if name.startswith("adam.")]:
+        _, index, key = name.split(".", 2)
+        own, weight = tensors[name], parameters[int(index)]  # fused Adam requires the memory layout of the weight
+        own = torch.empty_like(weight).copy_(own) if own.shape == weight.shape else own
+        state.setdefault(int(index), {})[key] = own
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     counts = list(tensors["counts"].clone()) if "counts" in tensors else []
     return Course(counts=counts, **json.loads(load_notes(path)["course"]))
@@ -92,10 +89,7 @@ class Requests:
 
 @contextmanager
 def alone(folder: Path, fabric: Fabric) -> Iterator[None]:
-    """Lock the folder against other trainings, and delete half-written files of one that was killed.
-
-    Another training under way raises ValueError; a folder that cannot be written to raises OSError.
-    """
+    """Lock the folder against other trainings (ValueError), and delete half-written files of one that was killed."""
     if not fabric.is_global_zero:
         yield
         return
@@ -120,6 +114,5 @@ def refuse_little_room(folder: Path, model: nn.Module) -> None:
     """Raise OSError unless the disk has room for the best weights and two checkpoints, each of three times their size."""
     there = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    free = shutil.disk_usage(folder).free
-    if 7 * weights - there > free:
+    if 7 * weights - there > (free := shutil.disk_usage(folder).free):
         raise OSError(f"{folder} has {free / 1e9:.2f} GB free; the training keeps up to {7 * weights / 1e9:.2f} GB there")

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fairnb.run.files import project_root
+
 # Each command imports its own modules, so that help and rejected arguments do not wait for torch.
 RENDERING = 30.0  # seconds, on the machine of the chapters' own seconds: two AVX2 cores
 
@@ -55,8 +57,7 @@ def run(
         return
     from fairnb.run.parameters import Parameters, describe
 
-    for name in Parameters.model_fields:
-        kind, default, words = describe(name)
+    for name, (kind, default, words) in ((name, describe(name)) for name in Parameters.model_fields):
         typer.echo(f"{name} = {default}  # {words} ({kind})")
 
 
@@ -67,7 +68,7 @@ def book(params: Params = None, p: Assign = None, run: Name = None) -> None:
     executed = _run([], params, p, run, afterwards=RENDERING)
     from fairnb.book.pages import build_book
 
-    typer.echo(f"the book is at {build_book(_root(), executed, typer.echo)}")
+    typer.echo(f"the book is at {build_book(project_root(), executed, typer.echo)}")
 
 
 @app.command()
@@ -132,22 +133,16 @@ def _run(chapter: list[str], params: Path | None, p: list[str] | None, run: str 
     from fairnb.run.record import Record
 
     values = _values(params, p, run)
-    Record.open(runs=_root() / "runs", **values)  # rejects bad values before the slow imports
+    Record.open(runs=project_root() / "runs", **values)  # rejects bad values before the slow imports
     from fairnb.book.chapters import run_chapters
 
-    return run_chapters(_root(), chapter, values, typer.echo, afterwards=afterwards)
+    return run_chapters(project_root(), chapter, values, typer.echo, afterwards=afterwards)
 
 
 def _values(params: Path | None, p: list[str] | None, run: str | None) -> dict[str, Any]:
     from fairnb.run.parameters import read
 
     return {"run": "demo"} | read(params, p or []) | ({} if run is None else {"run": run})
-
-
-def _root() -> Path:
-    from fairnb.run.files import project_root
-
-    return project_root()
 
 
 if __name__ == "__main__":

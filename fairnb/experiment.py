@@ -39,7 +39,7 @@ from fairnb.heads import Heads
 from fairnb.methods import METHODS, Problem, Search, load_search, method_named, save_search
 from fairnb.model import MultiLabelNet
 from fairnb.run.device import make_fabric, resolve
-from fairnb.run.files import load_json, load_notes, project_root, save_json, save_table, save_tensors
+from fairnb.run.files import load_json, load_notes, project_root, save_json, save_table, save_tensors, write_beside
 from fairnb.run.keys import content_key
 from fairnb.run.parameters import Data, Recipe, Settings, Swarm
 from fairnb.run.record import Record, git_revision
@@ -58,9 +58,8 @@ class Experiment:
 
     def __init__(self, record: Record, fabric: Fabric | None = None) -> None:
         """See `open`; `fabric` is from `fairnb.run.device.join_group`. Of a group's processes only the first writes."""
-        self.record, self._joined = record, fabric
+        self.record, self._joined, self.folder = record, fabric, record.folder  # `runs/<run>`, which receives every result
         self.parameters: Any = record.parameters  # `fairnb.run.parameters.Parameters`
-        self.folder = record.folder  # `runs/<run>`, which receives every result
         given = self.parameters
         self.device = fabric.device.type if fabric else resolve(given.device)[0]  # 'cpu', 'cuda' or 'mps'
         self.faces: Faces = open_dataset(given.part(Data), project_root())
@@ -70,17 +69,14 @@ class Experiment:
             if record.stages and record.known["base_key"] != key:
                 source = repr(record.known["data_root"]) if record.known["data_root"] else "drawn"
                 record.refuse([f"images or annotations are not the same (they were from {source})"])
-            if self.leads:
-                begun = {} if record.stages else self._surroundings()
-                record.save(**begun, base_key=key, data_root=given.data_root)  # the data may have moved
+            if self.leads:  # the data may have moved
+                record.save(**({} if record.stages else self._surroundings()), base_key=key, data_root=given.data_root)
 
     @classmethod
     def open(cls, run: str = "demo", *, runs: str | Path = "runs", fabric: Fabric | None = None, **given: Any) -> Experiment:
-        """Begin a run, or continue it with its own parameters where `given` names no others.
+        """Begin a run, or continue it with its own parameters where `given` names no others, see `Record.open`.
 
-        `run` is a folder name in `runs`, which is relative to the project's root; `fabric` as in `Experiment`. An invalid
-        parameter, one that contradicts a finished stage, and damaged or different data raise ValueError; missing data raises
-        FileNotFoundError.
+        `fabric` as in `Experiment`. Damaged or different data raise ValueError; missing data raises FileNotFoundError.
         """
         return cls(Record.open(run, runs=runs, **given), fabric)
 
@@ -102,10 +98,7 @@ class Experiment:
         return Feed(images, given.resize, given.image_size, **how)
 
     def base_model(self) -> BaseModel:
-        """Stage one: the base model, trained, resumed, loaded or copied from another run.
-
-        If the processes that train on several devices fail, RuntimeError follows their own message.
-        """
+        """Stage one: the base model, trained (RuntimeError if several devices fail), resumed, loaded or copied."""
         finished, given = self.folder / FILES[-1], self.parameters
         with self._first_alone():
             if self.leads and not finished.exists():
@@ -113,7 +106,6 @@ class Experiment:
             there = finished.exists()
         if not there and self._joined is None and (given.devices, given.num_nodes) != (1, 1):
             self._train_in_group()
-            there = True
         base = train_base(self.faces, given.part(Recipe), self.folder, self.feed, tensorboard=given.tensorboard)
         if self.leads and "base model" not in self.record.stages:
             how = {"processes": self.fabric.world_size, "feed": self.feed.form, "workers": self.feed.workers}
@@ -121,14 +113,11 @@ class Experiment:
             self.record.save(training=how, **self._peak_memory())
         return base
 
-    def heads(self) -> Tensor:
-        """The base model's last layer, float32 [L, D + 1], read without building the network."""
-        return self._layer("head")
-
-    def _layer(self, name: str) -> Tensor:
+    def heads(self, layer: str = "head") -> Tensor:
+        """The base model's last layer, float32 [L, D + 1], or its 'hidden' one, read without building the network."""
         if not (self.folder / FILES[-1]).exists():
             self.base_model()
-        return load_layer(self.folder / FILES[0], name)
+        return load_layer(self.folder / FILES[0], layer)
 
     def features(self) -> dict[str, Features]:
         """Penultimate features of `valid` and `test`; the first call also writes the base model's results."""
@@ -139,8 +128,7 @@ class Experiment:
         return self._features("pooled_features.safetensors", "pooled")
 
     def _features(self, name: str, layer: str) -> dict[str, Features]:
-        path = self.folder / name
-        if path.exists():
+        if (path := self.folder / name).exists():
             return load_features(path)
         base = self.base_model()
         with self._stage(name.removesuffix(".safetensors").replace("_", " "), OF_BASE | OF_TABLES):
@@ -154,9 +142,8 @@ class Experiment:
     def problem(self, *, both_layers: bool = False, device: str = "cpu", saved: Path | None = None) -> Problem:
         """The problem that methods solve: this run's validation features, heads and labels."""
         given, features = self.parameters, self.features()  # always, for the base model's results
-        features = self.pooled_features() if both_layers else features
-        hidden = self._layer("hidden") if both_layers else None
-        valid = features["valid"].to(device)
+        valid = (self.pooled_features() if both_layers else features)["valid"].to(device)
+        hidden = self.heads("hidden") if both_layers else None
         return Problem(valid, self.heads(), self.analysed, given.tolerance, given.seed, hidden=hidden, saved=saved)
 
     def search(self, method: str) -> Search:
@@ -168,8 +155,7 @@ class Experiment:
         if not path.exists() or method not in self.record.stages:
             both, saved = one.both_layers(self.parameters), self.folder / f"{one.file}_search.safetensors"
             device = "cpu" if self.device == "mps" else self.device  # objectives need float64, which Apple's GPUs lack
-            problem = self.problem(both_layers=both, device=device, saved=saved)
-            takes = one.takes | {"seed"} | OF_TABLES
+            problem, takes = self.problem(both_layers=both, device=device, saved=saved), one.takes | {"seed"} | OF_TABLES
             made_of = content_key(self.parameters.model_dump(mode="json", include=takes))
             with self._stage(method, takes):
                 if not path.exists() or load_notes(path).get("made_of") != made_of:  # or its rows alone are missing
@@ -187,8 +173,7 @@ class Experiment:
 
     def setting(self, *, both_layers: bool = False) -> Setting:
         """The setting of ablations: this run's problem, judge and parameters; with `both_layers`, also that problem."""
-        given = self.parameters
-        pooled = self.pooled_features() if both_layers else None
+        given, pooled = self.parameters, self.pooled_features() if both_layers else None
         judge = Judge(self.features(), self.analysed, given.seed, given.tolerance, pooled=pooled)
         seconds = (self.record.stages.get("base model") or {}).get("seconds") or float("nan")
         judge = replace(judge, base=judge.outcome("base", Heads(self.heads().unsqueeze(0)), seconds))
@@ -204,17 +189,17 @@ class Experiment:
         return pd.read_csv(self.folder / "groups.csv")
 
     def _write_results(self, method: str, features: dict[str, Features], heads: Heads) -> None:
-        made = {split: heads.tables(part) for split, part in features.items()}
-        labels, groups = self.faces.label_names, self.faces.group_names
+        made, labels = {split: heads.tables(part) for split, part in features.items()}, self.faces.label_names
         self._merge("labels.csv", tables.label_rows(method, made, labels, self.analysed))
-        self._merge("groups.csv", tables.group_rows(method, made, labels, groups))
+        self._merge("groups.csv", tables.group_rows(method, made, labels, self.faces.group_names))
 
     def _merge(self, name: str, new: pd.DataFrame) -> None:
-        """Replace a method's rows in a table; methods keep the order of `METHODS`."""
+        """Replace a method's rows in a table; methods keep the order of `METHODS`, and copied numbers their last digit."""
         path, order = self.folder / name, list(METHODS)
-        new = _as_text(io.StringIO(new.to_csv(index=False)))
+        new = pd.read_csv(io.StringIO(new.to_csv(index=False)), dtype=str, keep_default_na=False)
         if path.exists():
-            new = pd.concat([(old := _as_text(path))[~old.method.isin(new.method)], new])
+            old = pd.read_csv(path, dtype=str, keep_default_na=False)
+            new = pd.concat([old[~old.method.isin(new.method)], new])
         save_table(path, new.sort_values("method", key=lambda m: m.map(order.index), kind="stable"))
 
     def logits(self, model: MultiLabelNet, split: str) -> Tensor:
@@ -223,8 +208,7 @@ class Experiment:
 
     def save_model(self, model: MultiLabelNet, method: str) -> Path:
         """Write a network with searched heads as `<method>_model.safetensors`; returns its path."""
-        path = self.folder / f"{method_named(method).file}_model.safetensors"
-        save_tensors(path, model.state_dict())
+        save_tensors(path := self.folder / f"{method_named(method).file}_model.safetensors", model.state_dict())
         return path
 
     def seconds(self, stage: str) -> float:
@@ -265,9 +249,8 @@ class Experiment:
                 continue  # skip a damaged run
             if (path.parent / FILES[-1]).exists() and other.get("base_key") == self.record.known["base_key"]:
                 for name in FILES:
-                    beside = self.folder / f".{name}.part"
-                    shutil.copyfile(path.parent / name, beside)
-                    beside.replace(self.folder / name)
+                    with write_beside(self.folder / name) as beside:
+                        shutil.copyfile(path.parent / name, beside)
                 self.record.note("base model", OF_BASE, None)
                 self.record.save(base_from=other["base_from"])
                 return
@@ -280,12 +263,7 @@ class Experiment:
 
     def _peak_memory(self) -> dict[str, float]:
         """Peak memory of this process, and of its GPU, in 10⁹ bytes."""
-        unit = 1 if sys.platform == "darwin" else 1024
-        held = {"peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9}
-        held["peak_gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9 if self.device == "cuda" else 0.0
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+        gpu = torch.cuda.max_memory_allocated() / 1e9 if self.device == "cuda" else 0.0
+        held = {"peak_memory_gb": own, "peak_gpu_memory_gb": gpu}
         return {name: round(max(value, self.record.known.get(name, 0.0)), 3) for name, value in held.items()}
-
-
-def _as_text(table: Path | io.StringIO) -> pd.DataFrame:
-    """A CSV table with every field as text, so that copied numbers keep their last digit."""
-    return pd.read_csv(table, dtype=str, keep_default_na=False)

@@ -31,9 +31,8 @@ class Features:
     person: Tensor | None = None  # int64 [N], number of the person shown; None if unknown
 
     def __post_init__(self) -> None:
-        rows = {name: len(part) for name, part in self.tensors().items()}
-        if len(set(rows.values())) > 1:
-            counts = ", ".join(f"{count:,} rows in {name}" for name, count in rows.items())
+        if len({len(part) for part in self.tensors().values()}) > 1:
+            counts = ", ".join(f"{len(part):,} rows in {name}" for name, part in self.tensors().items())
             raise ValueError(f"features, labels and groups are of different images: {counts}")
 
     @property
@@ -50,8 +49,7 @@ class Features:
 
     def rows(self, rows: Tensor) -> Features:
         """The features of some images, int64 or bool."""
-        rows = rows.to(self.x.device)
-        return self._each(lambda part: part[rows])
+        return self._each(lambda part: part[rows.to(self.x.device)])
 
     def of_labels(self, labels: Tensor) -> Features:
         """The features with some labels, bool [L] or indices."""
@@ -104,9 +102,6 @@ def load_features(path: Path) -> dict[str, Features]:
 
 
 def load_layer(path: Path, layer: str = "head") -> Tensor:
-    """Weights and biases of a layer in a file such as `base.safetensors`: 'head' [L, D + 1] or 'hidden' [D, F + 1], float32.
-
-    A damaged file raises ValueError with its path.
-    """
+    """Weights and biases of a layer in a file such as `base.safetensors`: 'head' [L, D + 1] or 'hidden' [D, F + 1]."""
     saved = load_tensors(path)
     return torch.cat([saved[f"{layer}.weight"], saved[f"{layer}.bias"].unsqueeze(1)], dim=1)

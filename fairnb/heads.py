@@ -96,27 +96,20 @@ class Scorer:
         if dtype not in DTYPES:
             raise ValueError(unknown("arithmetic (steer)", dtype, DTYPES))
         self.features, self.dtype, self.fabric = features, DTYPES[dtype], fabric
-        labels = features.labels if searched is None else features.labels[:, searched.to(features.labels.device)]
-        self.labels = labels.T  # [L, N]
+        self.labels = (features if searched is None else features.of_labels(searched)).labels.T  # [L, N]
         world, rank = (fabric.world_size, fabric.global_rank) if fabric else (1, 0)
         blocks = range(0, len(features.x), ROWS)
         self.mine = blocks[len(blocks) * rank // world : len(blocks) * (rank + 1) // world]
         total = torch.zeros(len(self.labels), features.groups * 2, dtype=torch.int64, device=features.x.device)
-        for rows in self.mine:
-            total += self._cells(slice(rows, rows + ROWS)).sum(1).long()
+        total = sum((self._cells(slice(rows, rows + ROWS)).sum(1).long() for rows in self.mine), total)
         self.total = self._sum(total).unflatten(-1, (features.groups, 2))  # [L, G, 2], of all images
         self.resident = list(self._read()) if len(self.mine) * ROWS * features.x.shape[1] <= RESIDENT else None
 
     @torch.no_grad()
     def __call__(self, heads: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """Tables int64 [L, P, G, 2, 2] of heads float32 [L, P, D + 1], each label's weights then its bias.
-
-        `hidden`, float32 [P, D, F + 1], is each particle's own layer before the last; then `features.x` is its input.
-        """
-        labels, particles = heads.shape[:2]
-        heads = heads.to(self.dtype)
-        hidden = None if hidden is None else hidden.to(self.dtype)
-        positives = torch.zeros(labels, particles, self.total[0].numel(), dtype=torch.int64, device=heads.device)
+        """Tables int64 [L, P, G, 2, 2] of heads float32 [L, P, D + 1], behind `hidden` layers [P, D, F + 1] if given."""
+        heads, hidden = heads.to(self.dtype), None if hidden is None else hidden.to(self.dtype)
+        positives = torch.zeros(*heads.shape[:2], self.total[0].numel(), dtype=torch.int64, device=heads.device)
         for x, cell in self.resident or self._read():
             predicted = _predict(x, heads) if hidden is None else _predict_through(x, hidden, heads)  # 0/1 [L, P, B]
             for first in range(0, len(x), EXACT[self.dtype]):
@@ -132,8 +125,7 @@ class Scorer:
             yield self.features.x[rows].to(self.dtype), self._cells(rows).to(self.dtype)
 
     def _cells(self, rows: slice) -> Tensor:
-        member = torch.nn.functional.one_hot(self.features.group[rows], self.features.groups)  # [B, G]
-        return cells(self.labels[:, rows], member)
+        return cells(self.labels[:, rows], torch.nn.functional.one_hot(self.features.group[rows], self.features.groups))
 
     def _sum(self, counts: Tensor) -> Tensor:
         if self.fabric is not None and self.fabric.world_size > 1:
@@ -163,8 +155,8 @@ def _predict(x: Tensor, heads: Tensor) -> Tensor:
 def _predict_through(x: Tensor, hidden: Tensor, heads: Tensor) -> Tensor:
     """The same through each particle's own hidden layer [P, D, F + 1], a few particles at a time."""
     size = max(1, HIDDEN // (hidden.shape[1] * len(x)))
-    predicted = []
+    predicted = []  # [p, L, B] each
     for layer, head in zip(hidden.split(size), heads.transpose(0, 1).split(size), strict=True):
         active = (layer[..., :-1].flatten(0, 1) @ x.T).view(*layer.shape[:2], len(x)).add_(layer[..., -1:]).relu_()
-        predicted.append(torch.bmm(head[..., :-1], active).gt_(-head[..., -1:]))  # [p, L, B]
+        predicted.append(torch.bmm(head[..., :-1], active).gt_(-head[..., -1:]))
     return torch.cat(predicted).transpose(0, 1).contiguous()

@@ -19,19 +19,10 @@ EXACT = 2**24  # float32 holds every integer up to this: sums over blocks of so 
 
 
 def contingency_table(pred: Tensor, target: Tensor, group: Tensor, groups: int | None = None) -> Tensor:
-    """Count predictions by group and truth.
+    """Count predictions: int64 [..., G, 2, 2]; `table[..., g, y, ŷ]` samples of group g with truth y were predicted ŷ.
 
-    Args:
-        pred: bool or 0/1 [..., N], the predictions ŷ.
-        target: bool or 0/1 [..., N], the truth y; broadcasts against `pred`.
-        group: integer [N] in 0..G-1, the sensitive attribute s.
-        groups: G; by default one more than the largest value in `group`.
-
-    Returns:
-        int64 [..., G, 2, 2]: `table[..., g, y, ŷ]` samples of group g with truth y were predicted ŷ.
-
-    Raises:
-        ValueError: if the numbers of samples differ, a value is neither 0 nor 1, or a group is outside 0..G-1.
+    Predictions `pred` and truths `target` are bool or 0/1 [..., N] and broadcast; `group` is integer [N] in 0..G-1, and G is
+    `groups`, by default one more than the largest. Another value, or differing numbers of samples, raise ValueError.
     """
     n = group.shape[-1]
     if pred.shape[-1] != n or target.shape[-1] != n:
@@ -47,19 +38,13 @@ def contingency_table(pred: Tensor, target: Tensor, group: Tensor, groups: int |
 
 
 def cells(target: Tensor, member: Tensor) -> Tensor:
-    """Cell (g, y) of each sample: float32 [..., N, G·2], for `count_cells`.
-
-    It takes bool `target` [..., N] and 0/1 `member` [N, G]. It is independent of the predictions: a search computes it once.
-    """
+    """Cell (g, y) of each sample, float32 [..., N, G·2] for `count_cells`: bool `target` [..., N], 0/1 `member` [N, G]."""
     truth = torch.stack([~target, target], dim=-1)  # [..., N, 2]
     return (member.bool().unsqueeze(-1) & truth.unsqueeze(-2)).flatten(-2).float()
 
 
 def count_cells(pred: Tensor, cell: Tensor) -> Tensor:
-    """Contingency tables int64 [..., P, G, 2, 2] of P predictions bool [..., P, N]; `cell` [..., N, G·2] comes from `cells`.
-
-    A matrix product of zeros and ones counts exactly, since it is summed in blocks that float32 can hold.
-    """
+    """Tables int64 [..., P, G, 2, 2] of P predictions bool [..., P, N], exact; `cell` [..., N, G·2] comes from `cells`."""
     positives = totals = torch.zeros((), dtype=torch.int64, device=pred.device)
     for start in range(0, max(1, pred.shape[-1]), EXACT):
         block = cell[..., start : start + EXACT, :]
@@ -82,7 +67,8 @@ def underestimation_score(table: Tensor) -> Tensor:
     a group without positives.
     """
     table = table.double()
-    return table[..., :, :, 1].sum(-1) / _positive_or_nan(table[..., :, 1, :].sum(-1))
+    positives = table[..., 1, :].sum(-1)
+    return table[..., 1].sum(-1) / positives.where(positives > 0, torch.nan)
 
 
 def underestimation_index(table: Tensor) -> Tensor:
@@ -107,21 +93,18 @@ def chance_index(table: Tensor) -> Tensor:
     be distinguished from 0. Groups without positives or negatives add nothing.
     """
     table = table.double()
-    errors = table[..., 0, 1] + table[..., 1, 0]  # [..., G]
-    each = errors * (1 / table.sum(-1)).nan_to_num(posinf=0.0).sum(-1)
+    each = (table[..., 0, 1] + table[..., 1, 0]) * (1 / table.sum(-1)).nan_to_num(posinf=0.0).sum(-1)  # errors [..., G]
     return (each.sum(-1) / (8 * table.sum((-3, -2, -1)))).sqrt()
 
 
 def true_positive_rate(table: Tensor) -> Tensor:
     """P[ŷ=1 | y=1, S=s], [..., G] in [0, 1]; NaN for a group without positives."""
-    table = table.double()
-    return table[..., 1, 1] / _positive_or_nan(table[..., 1, :].sum(-1))
+    return _share_of_positives(table[..., 1, :])
 
 
 def false_positive_rate(table: Tensor) -> Tensor:
     """P[ŷ=1 | y=0, S=s], [..., G] in [0, 1]; NaN for a group without negatives."""
-    table = table.double()
-    return table[..., 0, 1] / _positive_or_nan(table[..., 0, :].sum(-1))
+    return _share_of_positives(table[..., 0, :])
 
 
 def gap(rate: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -152,5 +135,6 @@ MEASURES = {
 }
 
 
-def _positive_or_nan(count: Tensor) -> Tensor:
-    return count.where(count > 0, torch.nan)
+def _share_of_positives(counts: Tensor) -> Tensor:
+    total = counts.double().sum(-1)
+    return counts[..., 1] / total.where(total > 0, torch.nan)

@@ -35,10 +35,7 @@ class MultiLabelNet(nn.Module):
         self.domains = domains  # G where each group has its own part of the last layer, else 1
 
     def forward(self, images: Tensor, domain: Tensor | None = None) -> Tensor:
-        """Logits [B, L] of normalised images float [B, 3, H, W]; a logit above 0 predicts the label.
-
-        With several domains: the logits of each image's `domain`, int64 [B], or their mean where it is not given.
-        """
+        """Logits [B, L] of images float [B, 3, H, W] in a `domain`, int64 [B], or mean over domains."""
         logits = self.head(self.dropout(self.penultimate(images)))
         if self.domains == 1:
             return logits
@@ -66,20 +63,15 @@ class MultiLabelNet(nn.Module):
     @property
     def heads(self) -> Tensor:
         """A copy of the last layer, float32 [L, D + 1]: each label's weights, then its bias."""
-        return _weights_and_bias(self.head)
-
-    @property
-    def hidden_layer(self) -> Tensor:
-        """A copy of the first fully connected layer, float32 [D, F + 1]."""
-        return _weights_and_bias(self.hidden)
+        return torch.cat([self.head.weight, self.head.bias.unsqueeze(1)], dim=1).detach()
 
     @torch.no_grad()
     def replace_heads(self, heads: Tensor, hidden: Tensor | None = None) -> None:
         """Set the last layer to float32 [L, D + 1], and `hidden` if given, [D, F + 1]; another shape raises ValueError."""
-        moved = [(self.head, heads, "heads")] + ([] if hidden is None else [(self.hidden, hidden, "hidden weights")])
-        for layer, weights, name in moved:
-            wanted = (layer.out_features, layer.in_features + 1)
-            if weights.shape != wanted:
+        for layer, weights, name in ((self.head, heads, "heads"), (self.hidden, hidden, "hidden weights")):
+            if weights is None:
+                continue
+            if weights.shape != (wanted := (layer.out_features, layer.in_features + 1)):
                 raise ValueError(f"{name} of shape {tuple(weights.shape)} do not fit a layer of shape {wanted}")
             layer.weight.copy_(weights[:, :-1])
             layer.bias.copy_(weights[:, -1])
@@ -101,11 +93,6 @@ class BaseModel:
         return self.model.heads.cpu()
 
     @property
-    def hidden(self) -> Tensor:
-        """The layer before the last, float32 [D, F + 1] on the CPU."""
-        return self.model.hidden_layer.cpu()
-
-    @property
     def best_epoch(self) -> int:
         """The epoch that was kept, from 1."""
         return int(self.history.epoch[self.history.best].iloc[0])
@@ -116,28 +103,15 @@ class BaseModel:
         return float(self.history[["training", "validating", "saving"]].to_numpy().sum())
 
 
-def _weights_and_bias(layer: nn.Linear) -> Tensor:
-    return torch.cat([layer.weight, layer.bias.unsqueeze(1)], dim=1).detach().clone()
-
-
 def build_model(
     backbone: str, labels: int, hidden: int = 2048, dropout: float = 0.5, weights: str | None = None, *, seed: int = 0,
     domains: int = 1,
 ) -> MultiLabelNet:  # fmt: skip
-    """Build the network with fresh fully connected layers.
+    """Build the network: a torchvision `backbone` and fresh layers, of `hidden` = D outputs (the paper's 2048) and `labels`.
 
-    Args:
-        backbone: name of a torchvision classification model (`resnet50`, `vit_b_16`, …).
-        labels: L, outputs of the last layer.
-        hidden: D, width of the first fully connected layer; the paper keeps ResNet-50's 2048.
-        dropout: probability of dropout between the two layers, in [0, 1).
-        weights: name of torchvision weights (`IMAGENET1K_V1`), or None for random ones.
-        seed: of every random initial weight.
-        domains: parts of the last layer, one per group; 1 for the usual network.
-
-    Raises:
-        ValueError: for an unknown backbone or weights (nearest name), or a size or probability out of range.
-        FileNotFoundError: if the weights are not on disk and cannot be fetched.
+    `weights` names torchvision's (`IMAGENET1K_V1`), None draws random ones from `seed`; `domains` counts the parts of the
+    last layer, one per group. An unknown name, or a size or probability out of range, raises ValueError; weights that are
+    neither on disk nor can be fetched raise FileNotFoundError.
     """
     import torchvision  # slow to import
 
@@ -162,11 +136,10 @@ def _load(backbone: str, weights: WeightsEnum | None) -> nn.Module:
     try:
         network = torchvision.models.get_model(backbone, weights=weights, **extra)
     except (URLError, OSError) as error:
-        assert weights is not None
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        name, folder = Path(weights.url).name if weights else "", Path(torch.hub.get_dir()) / "checkpoints"
         raise FileNotFoundError(
             f"{weights} of {backbone} is not on disk and cannot be fetched ({error}):\n"
-            f"put the file {Path(weights.url).name} into {folder}, or choose weights='' to train from scratch"
+            f"put the file {name} into {folder}, or choose weights='' to train from scratch"
         ) from error
     if extra:  # auxiliary classifiers would return a tuple
         network.aux_logits = False

@@ -14,28 +14,22 @@ def label_rows(method: str, tables: dict[str, Tensor], labels: Sequence[str], an
 
     `tables` holds contingency tables int64 [L, G, 2, 2] by split, `labels` L names; `analysed` is bool [L].
     """
-    columns = sorted(name for name, measure in MEASURES.items() if measure.per_label)
-    rows = []
-    for split, table in tables.items():
-        measured = torch.stack([MEASURES[name].of(table) for name in columns], dim=-1)
-        rows += [
-            (method, split, label, kept, *values)
-            for label, kept, values in zip(labels, analysed.tolist(), measured.tolist(), strict=True)
-        ]
+    columns = {name: MEASURES[name].of for name in sorted(MEASURES) if MEASURES[name].per_label}
+    measured = {split: torch.stack([of(table) for of in columns.values()], dim=-1) for split, table in tables.items()}
+    rows = [
+        (method, split, label, kept, *row)
+        for split, values in measured.items()
+        for label, kept, row in zip(labels, analysed.tolist(), values.tolist(), strict=True)
+    ]
     return pd.DataFrame(rows, columns=["method", "split", "label", "analysed", *columns])
 
 
 def group_rows(method: str, tables: dict[str, Tensor], labels: Sequence[str], groups: Sequence[str]) -> pd.DataFrame:
-    """Rows of `groups.csv`: method, split, label, group, n, positives, predicted_positives, us (NaN without positives).
-
-    Arguments as in `label_rows`; `groups` holds G names.
-    """
-    rows = []
-    for split, table in tables.items():
-        us = underestimation_score(table)
-        for j, label in enumerate(labels):
-            for g, group in enumerate(groups):
-                cell = table[j, g]  # [y, ŷ]
-                counts = int(cell.sum()), int(cell[1].sum()), int(cell[:, 1].sum())
-                rows.append((method, split, label, group, *counts, float(us[j, g])))
+    """Rows of `groups.csv`, arguments as in `label_rows`; `groups` holds G names, and `us` is NaN without positives."""
+    rows = [
+        (method, split, label, group, int(cell.sum()), int(cell[1].sum()), int(cell[:, 1].sum()), us)  # cell [y, ŷ]
+        for split, table in tables.items()
+        for label, row, scores in zip(labels, table, underestimation_score(table).tolist(), strict=True)
+        for group, cell, us in zip(groups, row, scores, strict=True)
+    ]
     return pd.DataFrame(rows, columns=["method", "split", "label", "group", "n", "positives", "predicted_positives", "us"])

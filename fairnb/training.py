@@ -43,21 +43,14 @@ FILES = ("base.safetensors", "history_us.csv", "history.csv")  # results of a tr
 
 
 def train_base(faces: Faces, recipe: Recipe, folder: str | Path, feed: Feed, *, tensorboard: bool = False) -> BaseModel:
-    """Train the base model, resume an interrupted training, or load a finished one.
+    """Train the base model on `faces`, resume an interrupted training, or load a finished one.
 
-    Args:
-        faces: the dataset; its train split is fitted, its validation split chooses the epoch.
-        recipe: the training's parameters.
-        folder: receives `FILES`, and a checkpoint meanwhile; all processes that train together must see it.
-        feed: the images of `faces`, scaled and cropped by the recipe.
-        tensorboard: whether to write logs to `folder/tensorboard`.
+    The folder receives `FILES`, a checkpoint meanwhile, and logs in `tensorboard/` if asked; all processes that train
+    together must see it. `feed` gives the images, scaled and cropped by the recipe.
 
-    Raises:
-        ValueError: for an unknown backbone or weights, unreadable images, a batch that the processes cannot share, a folder
-            that holds another training or one under way, or a loss that is not finite.
-        FileNotFoundError: if pretrained weights cannot be found or fetched.
-        OSError: if the folder cannot be written to, or its disk has no room for the checkpoints.
-        KeyboardInterrupt: after SIGINT or SIGTERM, once the step is done and saved.
+    ValueError: an unknown backbone or weights, unreadable images, a batch that the processes cannot share, a folder that
+    holds another training or one under way, or a loss that is not finite. FileNotFoundError: no pretrained weights. OSError:
+    a folder that cannot be written to, or no room for the checkpoints. KeyboardInterrupt: stopped by a signal, and saved.
     """
     folder, fabric = Path(folder), feed.fabric
     model = build_model(
@@ -87,22 +80,15 @@ def train_base(faces: Faces, recipe: Recipe, folder: str | Path, feed: Feed, *, 
 
 
 def recipe_key(faces: Faces, recipe: Recipe, device: str = "auto") -> dict[str, Any]:
-    """All that determines the base model, as JSON: the key under which runs share it.
-
-    It includes the kind of device and the precision, since equal seeds give equal bits only on the same machine.
-    """
+    """All that determines the base model, also the kind of device and the precision: the key under which runs share it."""
     device, precision = resolve(device, recipe.precision)
-    known = recipe.model_dump()
-    if recipe.schedule == "constant":
-        del known["schedule"]  # older trainings, without this choice, keep their key
+    # Older trainings, without a choice of schedule, keep their key.
+    known = recipe.model_dump(exclude={"schedule"} if recipe.schedule == "constant" else None)
     return {**known, "device": device, "precision": precision, "faces": faces.fingerprint()}
 
 
 def one_cycle(step: int, steps: int) -> float:
-    """Share of the highest learning rate at a step, 0 to `steps` - 1: Smith and Topin (2019).
-
-    It rises from 1/25 to 1 over the first three tenths of the steps and falls to 1/250,000, each along half a cosine.
-    """
+    """Share of the highest learning rate at a step: from 1/25 up to 1, then to 1/250,000 (Smith and Topin 2019)."""
     peak = 0.3 * steps - 1
     low, high, share = (1 / 25, 1.0, step / peak) if step <= peak else (1.0, 4e-6, (step - peak) / (steps - 1 - peak))
     return high + (low - high) * (1 + math.cos(math.pi * share)) / 2
@@ -131,9 +117,8 @@ class _Training:
         if self.checkpoint.exists():
             self.course = load_checkpoint(self.checkpoint, self.model, adam)
         self.size = len(self._batches(1))  # steps of an epoch
-        self.since = 0.0
-        self.began: tuple[float, int] | None = None  # time of this session's first look, and steps done then
         self.log: Any = None
+        self.began: tuple[float, int] | None = None  # time of this session's first look, and steps done then
         if tensorboard and fabric.is_global_zero:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
@@ -171,10 +156,10 @@ class _Training:
         history = pd.DataFrame(self.course.rows)
         history["best"] = history.index == len(history) - 1 - history.val_map[::-1].argmax()  # a tie goes to the later epoch
         names = self.faces.label_names, self.faces.group_names
-        tabled = [tables.group_rows("base", {"valid": counts}, *names) for counts in self.course.counts]
-        us = [rows.assign(epoch=epoch) for epoch, rows in enumerate(tabled, start=1)]
+        epochs = enumerate(self.course.counts, start=1)
+        us = pd.concat([tables.group_rows("base", {"valid": n}, *names).assign(epoch=epoch) for epoch, n in epochs])
         columns = ["epoch", "label", "group", "n", "positives", "predicted_positives", "us"]
-        save_table(self.folder / "history_us.csv", pd.concat(us)[columns])
+        save_table(self.folder / "history_us.csv", us[columns])
         save_table(self.folder / "history.csv", history)
 
     def _batches(self, epoch: int) -> list[Tensor]:
@@ -210,8 +195,7 @@ class _Training:
                 loss = loss * (len(own) * world / count)  # DDP's mean over processes is then the mean over images
                 if recipe.schedule == "one-cycle":
                     share = one_cycle((epoch - 1) * self.size + step, recipe.epochs * self.size)
-                    for weights in self.adam.param_groups:
-                        weights["lr"] = recipe.learning_rate * share
+                    self.adam.param_groups[0]["lr"] = recipe.learning_rate * share
                 self.optimizer.zero_grad()
                 fabric.backward(loss)
                 self.optimizer.step()
@@ -223,8 +207,7 @@ class _Training:
     def _look(self, batches: list[Tensor], losses: list[Tensor], bar: tqdm, stop: Requests) -> None:
         """Read and show the losses of the last steps, and stop if asked; all processes see the same."""
         course, epoch = self.course, len(self.course.rows) + 1
-        asked = torch.tensor([float(stop.asked)], device=self.fabric.device)
-        seen_here = torch.cat([torch.stack(losses), asked])
+        seen_here = torch.cat([torch.stack(losses), torch.tensor([float(stop.asked)], device=self.fabric.device)])
         if self.fabric.world_size > 1:
             torch.distributed.all_reduce(seen_here)
         *means, asked_share = (seen_here / self.fabric.world_size).tolist()
@@ -241,10 +224,8 @@ class _Training:
             bar.update(len(rows))
         now = time.perf_counter()
         course.training, self.since = course.training + now - self.since, now
-        shown = {"loss": f"{course.loss / self.seen:.4f}"}
-        if course.rows:
-            shown["mAP"] = f"{course.rows[-1]['val_map']:.3f}"
-        bar.set_postfix(shown, refresh=False)
+        best = {"mAP": f"{course.rows[-1]['val_map']:.3f}"} if course.rows else {}
+        bar.set_postfix({"loss": f"{course.loss / self.seen:.4f}"} | best, refresh=False)
         self._tell_speed(bar, now)
         if self.log:
             self.log.add_scalar("training loss", means[-1], self.done)
@@ -260,9 +241,7 @@ class _Training:
 
     def _tell_speed(self, bar: tqdm, now: float) -> None:
         """Once, some seconds after the first steps, print the estimated duration."""
-        if self.began is None:
-            self.began = now, self.done
-        start, first = self.began
+        start, first = self.began = self.began or (now, self.done)
         if self.done <= first or now - start < TELL_AFTER:
             return
         self.began = math.inf, self.done  # print once only
@@ -274,18 +253,16 @@ class _Training:
 
     def _waited(self, images: Iterator[Tensor]) -> Iterator[Tensor]:
         """Pass the images on, and note the seconds spent waiting for them."""
-        while True:
-            start = time.perf_counter()
-            batch = next(images, None)
+        start = time.perf_counter()
+        for batch in images:
             self.course.waiting += time.perf_counter() - start
-            if batch is None:
-                return
             yield batch
+            start = time.perf_counter()
+        self.course.waiting += time.perf_counter() - start
 
     def _validate(self) -> None:
         """Evaluate the epoch on the validation split, and note the results."""
-        start, course, faces = time.perf_counter(), self.course, self.faces
-        rows = faces.rows("valid")
+        start, course, faces, rows = time.perf_counter(), self.course, self.faces, self.faces.rows("valid")
         if self.fabric.world_size > 1:  # batch norm's averages differ between processes: take the first one's
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, 0)
@@ -296,12 +273,9 @@ class _Training:
         if not math.isfinite(precision):
             raise ValueError("no validation image carries any label: no epoch can be called the best")
         row: dict[str, float] = {
-            "epoch": len(course.rows) + 1,
-            "loss": course.loss / self.seen,
-            "val_loss": float(binary_cross_entropy_with_logits(logits, labels.float())),
-            "val_map": precision,
-            "val_accuracy": float(accuracy(counts).mean()),
-            "val_uei": float(underestimation_index(counts).mean()),
+            "epoch": len(course.rows) + 1, "loss": course.loss / self.seen,
+            "val_loss": float(binary_cross_entropy_with_logits(logits, labels.float())), "val_map": precision,
+            "val_accuracy": float(accuracy(counts).mean()), "val_uei": float(underestimation_index(counts).mean()),
             "images_per_second": self.seen / course.training,
             "training": course.training, "waiting": course.waiting, "validating": time.perf_counter() - start, "saving": 0.0,
         }  # fmt: skip

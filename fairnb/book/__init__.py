@@ -1,7 +1,5 @@
 """The book: tables, figures, the explorer and glue for its pages; execution and rendering of chapters.
 
-Nothing is imported here: papermill and Sphinx are slow, and a chapter needs neither.
-
 >>> from fairnb.book.prose import counted
 >>> counted(1), counted(2)
 ('one label', 'two labels')

@@ -29,32 +29,26 @@ class ChapterError(RuntimeError):
 
 def chapters(root: Path) -> dict[str, Path]:
     """Every chapter's notebook by name, in order; FileNotFoundError if there is none."""
-    found = {path.stem: path for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))}
-    if not found:
-        raise FileNotFoundError(f"no chapters in {root / 'notebooks'}: call fairnb from a checkout of the project")
-    return found
+    if found := {path.stem: path for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))}:
+        return found
+    raise FileNotFoundError(f"no chapters in {root / 'notebooks'}: call fairnb from a checkout of the project")
 
 
 def choose(wanted: list[str], known: dict[str, Path]) -> list[str]:
-    """Chapters by name (`03_dynamic_weighting`) or number (`3`), in the book's order; all if none are wanted.
-
-    Raises ValueError for an unknown chapter, with the nearest name.
-    """
+    """Chapters by name (`03_dynamic_weighting`) or number (`3`), in order, or all; ValueError for an unknown one."""
     by_number = {int(name[:2]): name for name in known}
     names = {by_number.get(int(word) if word.isdecimal() else -1, word.removesuffix(".ipynb")): word for word in wanted}
-    for name, word in names.items():
-        if name not in known:
-            raise ValueError(unknown("chapter", word, known))
+    if odd := [word for name, word in names.items() if name not in known]:
+        raise ValueError(unknown("chapter", odd[0], known))
     return [name for name in known if name in names or not wanted]
 
 
 def cell_parameters(page: Any) -> list[str]:
     """Names of the parameters in the notebook's cell tagged `parameters`."""
     source = next((cell.source for cell in page.cells if "parameters" in cell.metadata.get("tags", [])), "")
-    names = (
-        name for node in ast.parse(source).body if isinstance(node, ast.Assign | ast.AnnAssign) for name in ast.walk(node)
-    )
-    return [name.id for name in names if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)]
+    assigned = [node for node in ast.parse(source).body if isinstance(node, ast.Assign | ast.AnnAssign)]
+    names = (name for node in assigned for name in ast.walk(node) if isinstance(name, ast.Name))
+    return [name.id for name in names if isinstance(name.ctx, ast.Store)]
 
 
 def run_chapters(
@@ -63,18 +57,11 @@ def run_chapters(
     """Execute chapters in order; returns the folder of the executed notebooks, `runs/<run>/chapters`.
 
     The run is begun, or continued, with `values`; chapters open it. A chapter is skipped if its notebook, package, data and
-    parameters are those of its executed copy.
+    parameters are those of its executed copy. `say` receives the task of each chapter, and an estimate of the time left,
+    `afterwards` the seconds of the steps after the chapters.
 
-    Args:
-        root: the checkout.
-        wanted: chapters by name or number; empty for all.
-        values: parameters, see `fairnb.run.parameters`.
-        say: receives lines of progress: the task of each chapter, and an estimate of the time left.
-        afterwards: seconds of the steps after the chapters, for that estimate.
-
-    Raises:
-        ValueError: for an unknown chapter or parameter, before anything runs.
-        ChapterError: at the first cell that fails; its notebook is kept up to there.
+    Raises ValueError for an unknown chapter or parameter, before anything runs, and ChapterError at the first cell that
+    fails; its notebook is kept up to there.
     """
     notebooks = chapters(root)
     names = choose(wanted, notebooks)
@@ -82,16 +69,18 @@ def run_chapters(
     if not record.stages:
         _check_data(record.parameters)
     record.save()
-    folder = record.folder / "chapters"
+    folder, pages = record.folder / "chapters", {name: nbformat.read(notebooks[name], as_version=4) for name in names}
     folder.mkdir(exist_ok=True)
-    pages = {name: nbformat.read(notebooks[name], as_version=4) for name in names}
     about = {name: page.metadata.get("fairnb", {}) for name, page in pages.items()}
-    costs = {name: about[name].get("seconds", 0.0) for name in names}
-    clock = Clock(costs, afterwards, (record.folder / "history.csv").exists(), say)
+    clock = Clock(
+        {name: about[name].get("seconds", 0.0) for name in names}, afterwards, (record.folder / "history.csv").exists(), say
+    )
     for name, page in pages.items():
         out, failed = folder / f"{name}.ipynb", folder / f"{name}.failed.ipynb"  # a failure keeps an earlier success
         own, given = cell_parameters(page), record.parameters.model_dump(mode="json")
-        key = content_key([notebooks[name].read_text(), _made_with(page, own, given), _surroundings(root, page, given)])
+        of_run = set(given) - Machine.names() - Pages.names() if opens_run(page) else set()
+        made_with = {one: given[one] for one in sorted(of_run | (set(own) & set(given)))}
+        key = content_key([notebooks[name].read_text(), made_with, _surroundings(root, page, given)])
         if out.exists() and nbformat.read(out, as_version=4).metadata.get("made_of") == key:
             say(f"{name} is up to date")
             clock.skipped(name)
@@ -105,8 +94,7 @@ def run_chapters(
         done.metadata["made_of"] = key
         nbformat.write(done, failed)
         failed.replace(out)
-        seconds = time.perf_counter() - start
-        clock.done(name, seconds)
+        clock.done(name, seconds := time.perf_counter() - start)
         say(f"{name} done in {duration(seconds)}")
         record = Record.open(record.folder.name, runs=root / "runs")  # a cell may have been edited
     return folder
@@ -118,10 +106,9 @@ def _execute(notebook: Path, out: Path, given: dict[str, Any], root: Path, clock
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    how: Any = {"kernel_name": "python3", "cwd": root, "progress_bar": False, "stderr_file": clock}
     try:
-        papermill.execute_notebook(
-            notebook, out, parameters=given, kernel_name="python3", cwd=root, progress_bar=False, stderr_file=clock
-        )
+        papermill.execute_notebook(notebook, out, parameters=given, **how)
     except PapermillExecutionError as error:
         reason = re.sub(r"\x1b\[[0-9;]*m", "", f"{error.ename}: {error.evalue}")
         raise ChapterError(f"{notebook.stem}, cell {error.cell_index}: {reason}\nThe notebook is kept in {out}") from None
@@ -134,20 +121,14 @@ def opens_run(page: Any) -> bool:
     return any(OPENS_RUN in cell.metadata.get("tags", []) for cell in page.cells)
 
 
-def _made_with(page: Any, own: list[str], given: dict[str, Any]) -> dict[str, Any]:
-    """The parameters on which a chapter depends: its own, and if it opens the run, all of the run's."""
-    of_run = set(given) - Machine.names() - Pages.names() if opens_run(page) else set()
-    return {name: given[name] for name in sorted(of_run | (set(own) & set(given)))}
-
-
 def _surroundings(root: Path, page: Any, values: dict[str, Any]) -> list[Any]:
     """A chapter's other dependencies: the files that it imports and reads, versions, the data."""
     try:
         code = sources("\n".join(cell.source for cell in page.cells if cell.cell_type == "code"), root)
     except SyntaxError:  # cells may hold IPython syntax, such as %time: then every file counts
         code = {path for folder in ("fairnb", "results") for path in (root / folder).rglob("*") if path.suffix != ".pyc"}
-    data = root / Path(values["data_root"]).expanduser() if values["data_root"] and opens_run(page) else None
-    files = sorted(data.iterdir()) if data and data.is_dir() else []
+    data = root / Path(values["data_root"]).expanduser()
+    files = sorted(data.iterdir()) if values["data_root"] and opens_run(page) and data.is_dir() else []
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return [digest_files(root, sorted(code)), {name: version(name) for name in PACKAGES}, stats]
 

@@ -12,18 +12,14 @@ _SPEED = re.compile(r"([\d,]+) images to train on, ([\d,]+) a second: about (\d+
 
 
 class Clock:
-    """Estimates and reports the time left while chapters are executed.
+    """Estimates and reports the time left while chapters are executed, as papermill's file for the cells' stderr.
 
-    It is papermill's file for the cells' stderr: there the training reports its speed (`SPEED`), and the cells show progress
-    bars, which are passed on to a terminal.
+    There the training reports its speed (`SPEED`), and the cells show progress bars, which are passed on to a terminal.
     """
 
     def __init__(self, seconds: dict[str, float], afterwards: float, trained: bool, say: Callable[[str], object]) -> None:
-        """Begin with the seconds of each chapter without the training, and of the steps `afterwards`, as measured elsewhere.
-
-        `trained` tells whether the base model exists; `say` receives lines.
-        """
-        self.left, self.afterwards, self.trained, self.say = dict(seconds), afterwards, trained, say
+        """Begin with the seconds measured elsewhere of each chapter but for the training, and of the steps `afterwards`."""
+        self.left, self.afterwards, self.trained, self.say = dict(seconds), afterwards, trained, say  # trained: already
         self.declared = self.taken = 0.0  # seconds of the chapters done: there, and on this machine
         self.training = 0.0  # seconds of training reported by the current chapter
 
@@ -52,11 +48,10 @@ class Clock:
     def write(self, text: str) -> None:
         """Receive a cell's stderr."""
         if report := _SPEED.search(text):
-            left, speed, self.training = report[1], report[2], float(report[3])
-            self.say(
-                f"  {left} images to train on, {speed} a second: about {duration(self.training)} of training, "
-                f"{duration(self.training + self.seconds)} for all that is left"
-            )
+            self.training = float(report[3])
+            training, everything = duration(self.training), duration(self.training + self.seconds)
+            speed = f"{report[1]} images to train on, {report[2]} a second"
+            self.say(f"  {speed}: about {training} of training, {everything} for all that is left")
         elif sys.stderr.isatty():
             sys.stderr.write(text)
 

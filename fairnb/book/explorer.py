@@ -1,12 +1,10 @@
 """The Pareto explorer: choose a label, move the tolerance, and see the pick on the label's front.
 
     table = candidates(search, thresholds, features, base.heads, experiment.analysed, faces)
-    chart = explorer(table, tolerance=0.1)  # an Altair chart
-    Path("explorer.html").write_text(page(chart))  # one file that needs no network
     HTML(frame(table, tolerance=0.1))  # in a notebook
 
-Altair describes the figure and Vega draws it in the reader's browser, without a kernel. The pick there follows the rule of
-`fairnb.methods.pick.pick`.
+Altair describes the figure and Vega draws it in the reader's browser, without a kernel. The pick there
+follows the rule of `fairnb.methods.pick.pick`.
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 import torch
+from matplotlib.colors import to_hex
 from torch import Tensor
 
 from fairnb.book.plots import GROUP_COLOURS
@@ -28,7 +27,7 @@ from fairnb.methods import METHODS, Search
 from fairnb.metrics import accuracy, underestimation_index, underestimation_score
 
 HIGHEST = 0.1  # tolerance of the slider
-WIDTH = 220  # pixels of a panel, which fits a phone with its axis
+WIDTH, STEP = 220, 16  # pixels of a panel, which fits a phone with its axis, and of a label's row
 GRID = "#88888855"  # visible on white and on black
 DESCRIPTION = "The chosen label's front, its models on test, their underestimation scores by group, and every label"
 STYLE = """<style>
@@ -69,7 +68,6 @@ function reachRows() {
   });
 }
 </script>"""
-STEP = 16  # pixels of a label's row
 KINDS = ("base model", "label threshold", "multi-task pick")
 
 
@@ -78,27 +76,16 @@ def candidates(
 ) -> pd.DataFrame:
     """Every candidate of each label's pick, scored on validation, where the pick is made, and on test.
 
-    Args:
-        search: the multi-task search, of the labels searched.
-        thresholds: float32 [L, D + 1], heads with one threshold per label, for comparison.
-        features: of 'valid' and 'test'.
-        heads: float32 [L, D + 1], the base model's.
-        searched: bool [L].
-        faces: for the names.
-
-    Returns:
-        Columns label, kind, uei_valid, accuracy_valid, uei, accuracy, and each group's US on test under its name. A label's
-        first row is the base model, its second the threshold, the others the front by rising UEI.
+    The multi-task search is of the labels `searched`, bool [L]; `heads`, [L, D + 1], are the base model's, `thresholds`
+    those with one threshold per label. Returns columns label, kind, uei_valid, accuracy_valid, uei, accuracy, and each
+    group's US on test under its name. A label's first row is the base model, its second the threshold, the others the
+    front by rising UEI.
     """
-    tables = []
-    for label, places, front in zip(
-        searched.nonzero().flatten(), search.fronts.along(), search.fronts.positions, strict=True
-    ):
+    tables, fronts = [], zip(search.fronts.along(), search.fronts.positions, strict=True)
+    for label, (places, front) in zip(searched.nonzero().flatten(), fronts, strict=True):
         models = torch.cat([heads[label].unsqueeze(0), thresholds[label].unsqueeze(0), front[places].to(heads)]).unsqueeze(0)
-        valid, test = (
-            Scorer(replace(part, labels=part.labels[:, label].unsqueeze(1)))(models)[0]
-            for part in (features["valid"], features["test"])
-        )
+        parts = (features[split] for split in ("valid", "test"))
+        valid, test = (Scorer(replace(part, labels=part.labels[:, label].unsqueeze(1)))(models)[0] for part in parts)
         columns = {
             "label": faces.label_names[label].replace("_", " "), "kind": [*KINDS[:2], *[KINDS[2]] * len(places)],
             "uei_valid": underestimation_index(valid), "accuracy_valid": accuracy(valid),
@@ -110,10 +97,7 @@ def candidates(
 
 
 def explorer(table: pd.DataFrame, *, tolerance: float) -> alt.VConcatChart:
-    """The chart of a table from `candidates`, with a list of labels and a slider that starts at `tolerance`.
-
-    A click on a row or its name also chooses a label.
-    """
+    """The chart of a table from `candidates`; a list, or a click on a row, chooses a label, a slider the tolerance."""
     groups: list[Any] = list(table.columns[6:])
     labels = sorted(table.label.unique())
     label = alt.selection_point(
@@ -122,15 +106,13 @@ def explorer(table: pd.DataFrame, *, tolerance: float) -> alt.VConcatChart:
     )  # fmt: skip
     slider = alt.binding_range(min=0, max=max(HIGHEST, tolerance), step=0.005, name="Accuracy that may be lost ")
     lost = alt.param(name="tolerance", value=tolerance, bind=slider)
-    start = table[table.kind == KINDS[0]].set_index("label").accuracy_valid
-    every = alt.Chart(table.assign(least=table.label.map(start)))
+    every = alt.Chart(table.assign(least=table.label.map(table[table.kind == KINDS[0]].set_index("label").accuracy_valid)))
     # As `pick`: the lowest UEI on validation within the tolerance; the most accurate of equals.
     order: list[Any] = [alt.SortField("allowed", "descending"), alt.SortField("uei_valid")]
     order += [alt.SortField("accuracy_valid", "descending")]
     allowed = f"datum.kind != '{KINDS[1]}' && datum.accuracy_valid >= datum.least - tolerance - 1e-12"
     first = f"datum.kind == '{KINDS[2]}' ? [datum.kind] : [datum.kind, '{KINDS[2]}']"  # a pick may be the base model
-    marked = every.transform_calculate(allowed=allowed)
-    marked = marked.transform_window(place="row_number()", sort=order, groupby=["label"])
+    marked = every.transform_calculate(allowed=allowed).transform_window(place="row_number()", sort=order, groupby=["label"])
     marked = marked.transform_calculate(shown=f"datum.place > 1 ? [datum.kind] : {first}").transform_flatten(["shown"])
     marked = marked.transform_filter(f"datum.shown != '{KINDS[2]}' || datum.place == 1")
     of_label = marked.transform_filter(label)
@@ -139,23 +121,20 @@ def explorer(table: pd.DataFrame, *, tolerance: float) -> alt.VConcatChart:
     shape = alt.Shape("shown:N", title=None).scale(domain=list(KINDS), range=["circle", "square", "diamond"])
     legend: Any = {"orient": "top", "columns": 1, "symbolSize": 80}
     numbers = [alt.Tooltip(f"{name}:Q", format=".3f") for name in ("uei_valid", "accuracy_valid", "uei", "accuracy")]
-
     place: dict[str, Any] = {"x": alt.X("accuracy_valid:Q", title="accuracy on validation").scale(zero=False)}
     place |= {"y": alt.Y("uei_valid:Q", title="UEI on validation")}
     front = every.transform_filter(label).mark_point(filled=True, size=18, color="#808080").encode(**place)
     least = every.transform_filter(label).transform_aggregate(least="max(least)")
-    limit = least.transform_calculate(limit="datum.least - tolerance")
-    limit = limit.mark_rule(strokeDash=[4, 3], color="#808080").encode(x="limit:Q")
+    limit = least.transform_calculate(limit="datum.least - tolerance").mark_rule(strokeDash=[4, 3], color="#808080")
     points = of_label.mark_point(filled=True, size=110, opacity=1).encode(
         **place, color=colour.legend(**legend), shape=shape.legend(**legend), tooltip=["shown:N", *numbers]
     )
-    top = alt.layer(front, limit, points).properties(width=WIDTH, height=230, title="The front of the label")
-
+    top = alt.layer(front, limit.encode(x="limit:Q"), points)
+    top = top.properties(width=WIDTH, height=230, title="The front of the label")
     method = alt.Y("shown:N", title=None, sort=list(KINDS))
-    us = of_label.transform_fold(groups, as_=["group", "US"])
-    of_group = us.encode(
+    of_group = of_label.transform_fold(groups, as_=["group", "US"]).encode(
         alt.X("US:Q", title="US on test (1 is ideal)"), method, yOffset=alt.YOffset("group:N", sort=groups),
-        color=alt.Color("group:N", title=None).scale(domain=groups, range=[_hex(c) for c in GROUP_COLOURS[: len(groups)]])
+        color=alt.Color("group:N", title=None).scale(domain=groups, range=[to_hex(c) for c in GROUP_COLOURS[: len(groups)]])
         .legend(orient="top"),
         tooltip=["shown:N", "group:N", alt.Tooltip("US:Q", format=".3f")],
     )  # fmt: skip
@@ -164,12 +143,10 @@ def explorer(table: pd.DataFrame, *, tolerance: float) -> alt.VConcatChart:
     bars += [never.mark_text(align="left", dx=7, fontSize=11, text="never predicted")]
     ideal = alt.Chart(pd.DataFrame({"US": [1.0]})).mark_rule(color="red").encode(x="US:Q")
     second = alt.layer(*bars, ideal).properties(width=WIDTH, height=alt.Step(STEP), title="Underestimation score by group")
-
     text = "'UEI ' + format(datum.uei, '.3f') + ', accuracy ' + format(datum.accuracy, '.3f')"
-    words = of_label.transform_calculate(words=text)
-    third = words.mark_text(align="left", dx=4, fontSize=12).encode(method, x=alt.value(0), text="words:N")
+    third = of_label.transform_calculate(words=text).mark_text(align="left", dx=4, fontSize=12)
+    third = third.encode(method, x=alt.value(0), text="words:N")
     third = third.properties(width=WIDTH, height=alt.Step(20), title="On test")
-
     rows = marked.mark_point(filled=True, size=60, opacity=1).encode(
         alt.X("uei:Q", title="UEI on test (0 is ideal)"), alt.Y("label:N", title=None).axis(labels=False, ticks=False),
         color=colour.legend(None), shape=shape.legend(None),
@@ -183,8 +160,7 @@ def explorer(table: pd.DataFrame, *, tolerance: float) -> alt.VConcatChart:
         alt.Y("label:N"), x=alt.value(-6), text="label:N", tooltip="label:N"
     )  # fmt: skip
     fourth = alt.layer(row, rows, name).properties(width=WIDTH, height=alt.Step(STEP), title="Every label: choose a row")
-    chart = alt.vconcat(top, third, second, fourth).add_params(lost)
-    chart = chart.resolve_scale(color="independent", shape="independent")
+    chart = alt.vconcat(top, third, second, fourth).add_params(lost).resolve_scale(color="independent", shape="independent")
     type_size = {"labelFontSize": 12, "titleFontSize": 12}
     chart = chart.configure_view(stroke=GRID).configure_axis(gridColor=GRID, **type_size).configure_legend(**type_size)
     return chart.properties(description=DESCRIPTION, background="transparent", padding=4)
@@ -204,7 +180,3 @@ def frame(table: pd.DataFrame, *, tolerance: float) -> str:
     style += "height: var(--height); border: 0"  # a printed page takes less
     text = escape(page(explorer(table, tolerance=tolerance)))
     return f'<iframe title="Pareto explorer" style="{style}" srcdoc="{text}"></iframe>'
-
-
-def _hex(colour: tuple[float, float, float]) -> str:
-    return "#" + "".join(f"{round(255 * part):02x}" for part in colour)

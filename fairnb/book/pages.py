@@ -61,9 +61,7 @@ SUMMARISED = ("base", "dynamic weighting", "multi-task", "label thresholds", "gr
 def build_book(root: Path, executed: Path, say: Callable[[str], None] = print) -> Path:
     """Render the book from the notebooks in `executed`, `runs/<run>/chapters`; returns the front page.
 
-    Warnings are errors. Pages are rendered only if one of their sources has changed.
-
-    Raises ChapterError if Jupyter Book reports a problem, which it prints.
+    Pages are rendered only if one of their sources has changed. Raises ChapterError if Jupyter Book warns, as it prints.
     """
     target, site = root / "book" / "chapters", root / "book" / "_build" / "html"
     shutil.rmtree(target, ignore_errors=True)  # removes pages of an earlier run
@@ -83,15 +81,16 @@ def build_book(root: Path, executed: Path, say: Callable[[str], None] = print) -
     (target / "setting.md").write_text("% This run's data and network are the paper's.\n" if own_setting else NOT_RUN)
     shutil.copyfile(executed.parent / "comparison.png", target / "comparison.png")  # it also shows this
     save_table(target / "summary.csv", _summary(root, executed.parent))
-    made_of, key = _made_of(root), site / ".made_of"
+    sources = [path for path in (root / "book").rglob("*") if "_build" not in path.relative_to(root).parts]
+    key = site / ".made_of"
+    made_of = content_key([digest_files(root, [*sources, root / "_config.yml"]), Path(__file__).read_text()])
     if key.exists() and key.read_text() == made_of:
         say("the pages are up to date")
         return site / "index.html"
     say("rendering the book …")
     options = ["--path-output", "book", "--all", "-W", "-n", "--keep-going", "--quiet"]
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", "book", *options]
     key.unlink(missing_ok=True)
-    if subprocess.run(command, cwd=root).returncode:
+    if subprocess.run([Path(sys.executable).with_name("jupyter-book"), "build", "book", *options], cwd=root).returncode:
         raise ChapterError("the book was not rendered: see the warnings above")
     key.write_text(made_of)
     return site / "index.html"
@@ -101,13 +100,12 @@ def about(name: str, run: dict[str, Any]) -> str:
     """The line below a page's title: facts of its run, and links that open its notebook."""
     begun, device = datetime.fromisoformat(run["begun"]), run["device"]
     facts = [f"Run of {begun:%d %B %Y}", f"seed {run['parameters']['seed']}", f"{device['type']} ({device['name']})"]
-    facts += [f"revision {run['git_revision']}"]
     links = {
         "notebook": f"https://github.com/{REPOSITORY}/blob/main/notebooks/{name}.ipynb",
         "Binder": f"https://mybinder.org/v2/gh/{REPOSITORY}/main?labpath={quote(f'notebooks/{name}.ipynb', safe='')}",
         "Colab": f"https://colab.research.google.com/github/{REPOSITORY}/blob/{COLAB}/{name}.ipynb",
     }
-    words = " · ".join([*facts, *(f"[{word}]({link})" for word, link in links.items())])
+    words = " · ".join([*facts, f"revision {run['git_revision']}", *(f"[{word}]({link})" for word, link in links.items())])
     return f"```{{div}} about\n{words}\n```\n"
 
 
@@ -123,8 +121,11 @@ def write_colab(root: Path) -> None:
 
 def parameters_page() -> str:
     """The page "Parameters", from the parameters' declarations."""
-    intro = "Every parameter of a run, with the default of the embedded demo: `fairnb run -p name=value`."
-    text = ["# Parameters", "", intro]
+    text = [
+        "# Parameters",
+        "",
+        "Every parameter of a run, with the default of the embedded demo: `fairnb run -p name=value`.",
+    ]
     for part in PARTS:
         text += ["", f"## {part.__name__}", "", str(part.__doc__), "", "| name | value | default | |", "|---|---|---|---|"]
         text += ["| `{}` | {} | `{}` | {} |".format(name, *describe(name)) for name in part.model_fields]
@@ -153,12 +154,5 @@ def _summary(root: Path, run: Path) -> pd.DataFrame:
     for one in every:  # names of methods include another training's
         one["method"] = ["base", *one.method.iloc[1:].str.replace(" after .*", "", regex=True)]
     table = pd.concat([one.set_index("method").loc[list(SUMMARISED)].reset_index() for one in every])
-    columns = {"data": "data", "method": "method", "UEI": "mean UEI", "accuracy": "mean accuracy"}
-    columns |= {"worsened": "labels worsened", "group": "group"}
-    return table[list(columns)].rename(columns=columns)
-
-
-def _made_of(root: Path) -> str:
-    """A key of all sources of the pages."""
-    sources = [path for path in (root / "book").rglob("*") if "_build" not in path.relative_to(root).parts]
-    return content_key([digest_files(root, [*sources, root / "_config.yml"]), Path(__file__).read_text()])
+    titles = {"UEI": "mean UEI", "accuracy": "mean accuracy", "worsened": "labels worsened"}
+    return table[["data", "method", *titles, "group"]].rename(columns=titles)

@@ -24,6 +24,7 @@ from fairnb.methods import METHODS, Search, group_use
 CODES = ("0173b2", "de8f05", "029e73", "d55e00", "cc78bc", "ca9161", "fbafe4", "949494", "ece133", "56b4e9")
 PALETTE = [to_rgb(f"#{code}") for code in CODES]  # seaborn's "colorblind"
 GROUP_COLOURS = [PALETTE[0], PALETTE[1], *PALETTE[4:]]  # blue and orange, as in the paper's Figure 1
+MEASURED = {"uei": "UEI (0 is ideal)", "accuracy": "accuracy"}  # titles of two panels
 GROUP_LOOKS = {  # by the prediction's use of the group: legend, marker, filling
     "unused": ("group unused", "o", PALETTE[0]),
     "inferred": ("group can be inferred from the image", "D", PALETTE[0]),
@@ -41,8 +42,7 @@ def set_style() -> None:
 
 def portraits(images: Sequence[Tensor], titles: Sequence[str], columns: int = 8) -> Figure:
     """Pictures in rows of `columns`, each uint8 [3, H, W] of one size, below their titles (underscores as spaces)."""
-    rows = -(-len(images) // columns)
-    height, width = images[0].shape[1:]
+    rows, (height, width) = -(-len(images) // columns), images[0].shape[1:]
     size = (8, rows * (8 / columns * height / width + 0.2))
     figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     for axis in grid.flat:
@@ -55,9 +55,7 @@ def portraits(images: Sequence[Tensor], titles: Sequence[str], columns: int = 8)
 
 def prevalence(table: pd.DataFrame) -> Figure:
     """Share of each label in each group, from columns label, group, share (`Faces.prevalence`)."""
-    order = table.groupby("label").share.mean().sort_values(ascending=False).index
-    figure, axis = _tall(len(order))
-    _bars(axis, table, "share", order, GROUP_COLOURS)
+    figure, axis = _bars(table, "share", table.groupby("label").share.mean().sort_values(ascending=False).index)
     axis.set(xlabel="share of the group's images with the label", ylabel="", xlim=(0, 1))
     _legend(axis, table.group.unique())
     return figure
@@ -66,17 +64,13 @@ def prevalence(table: pd.DataFrame) -> Figure:
 def underestimation_scores(groups: pd.DataFrame, limit: float = 2.5) -> Figure:
     """US per label and group with a line at 1: the paper's Figure 1. A score of 0, which has no bar, has a marker.
 
-    Args:
-        groups: rows of one method and split: columns label, group, us.
-        limit: maximum of the axis; a longer bar is cut there, with its value beside it.
+    The table has columns label, group, us, of one method and split. A bar longer than `limit` is cut there, with its value
+    beside it.
     """
     worst = groups.groupby("label").us.min().sort_values()
-    figure, axis = _tall(len(worst))
-    _bars(axis, groups.assign(us=groups.us.clip(upper=limit)), "us", worst.index, GROUP_COLOURS)
-    marks = []
-    for container, group, colour, marker in zip(
-        axis.containers, groups.group.unique(), cycle(GROUP_COLOURS), cycle("oDs^"), strict=False
-    ):
+    figure, axis = _bars(groups.assign(us=groups.us.clip(upper=limit)), "us", worst.index)
+    marks, looks = [], zip(groups.group.unique(), cycle(GROUP_COLOURS), cycle("oDs^"), strict=False)
+    for container, (group, colour, marker) in zip(axis.containers, looks, strict=True):
         values = groups[groups.group == group].set_index("label").us
         places = pd.Series([bar.get_y() + bar.get_height() / 2 for bar in container], worst.index)
         for label in values.index[values > limit]:
@@ -113,21 +107,17 @@ def pareto_fronts(search: Search, names: list[str], columns: int = 3) -> Figure:
         axis.set_axis_off()
     figure.supxlabel("accuracy on validation", size="small")
     figure.supylabel("UEI on validation", size="small")
-    handles, texts = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside upper center", ncols=3, fontsize="small")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize="small")
     return figure
 
 
 def comparison(labels: pd.DataFrame) -> Figure:
-    """UEI and accuracy per label for every method: the paper's Figure 4.
-
-    The table holds one split and the analysed labels only: columns method, label, uei, accuracy.
-    """
+    """UEI and accuracy per analysed label, from columns method, label, uei, accuracy of one split: the paper's Figure 4."""
     methods = [method for method in METHODS if method in set(labels.method)]
     order = labels[labels.method == "base"].sort_values("uei", ascending=False).label
     figure, axes = plt.subplots(1, 2, figsize=(10, 0.9 + 0.32 * len(order)), sharey=True, layout="constrained")
     place = np.arange(len(order))
-    for axis, (column, title) in zip(axes, {"uei": "UEI (0 is ideal)", "accuracy": "accuracy"}.items(), strict=True):
+    for axis, (column, title) in zip(axes, MEASURED.items(), strict=True):
         table = labels.pivot(index="label", columns="method", values=column).loc[order]
         axis.hlines(place, table.min(axis=1), table.max(axis=1), color="0.65", linewidth=1.5, zorder=1)
         for method in methods:
@@ -144,8 +134,7 @@ def hypervolume_curves(searches: dict[str, Search]) -> Figure:
     """Hypervolume gained by iteration, as a share of the final gain: mean and range over swarms."""
     figure, axis = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
     for name, search in searches.items():
-        colour = METHODS[name].colour
-        volume = search.fronts.hypervolume.numpy()
+        colour, volume = METHODS[name].colour, search.fronts.hypervolume.numpy()
         volume = volume[:, volume[-1] > volume[0]]  # swarms without a gain have no share
         if not volume.shape[1]:
             continue
@@ -160,13 +149,10 @@ def hypervolume_curves(searches: dict[str, Search]) -> Figure:
 
 
 def methods(table: pd.DataFrame) -> Figure:
-    """UEI and accuracy of each method with intervals; markers show the use of the group.
-
-    The table has columns method, uei, uei_low, uei_high, accuracy, accuracy_low, accuracy_high.
-    """
+    """UEI and accuracy of each method with their `_low` and `_high`; markers show the use of the group."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 0.9 + 0.3 * len(table)), sharey=True, layout="constrained")
     place, uses = np.arange(len(table)), table.method.map(group_use)
-    for axis, (column, title) in zip(axes, {"uei": "UEI (0 is ideal)", "accuracy": "accuracy"}.items(), strict=True):
+    for axis, (column, title) in zip(axes, MEASURED.items(), strict=True):
         axis.hlines(place, table[f"{column}_low"], table[f"{column}_high"], color=PALETTE[7], linewidth=2.5)
         for use, (label, marker, face) in GROUP_LOOKS.items():
             x, y = table[column][uses == use], place[uses == use]
@@ -178,10 +164,7 @@ def methods(table: pd.DataFrame) -> Figure:
 
 
 def label_changes(table: pd.DataFrame) -> Figure:
-    """Changes of each label's UEI, with the label's own interval; filled if significant by Holm; a panel per method.
-
-    The table has columns method, label, change, low, high, worsened, mended, and the same labels for every method.
-    """
+    """Changes of each label's UEI, with the label's own interval; filled if significant by Holm; a panel per method."""
     methods = table.method.unique()
     order = table.label[table.method == methods[0]].to_list()
     size = (7 if len(methods) == 1 else 9, 1.2 + 0.26 * len(order))
@@ -206,21 +189,18 @@ def label_changes(table: pd.DataFrame) -> Figure:
 
 
 def ablation(table: pd.DataFrame) -> Figure:
-    """Results of an ablation's settings: mean and range over the seeds, one colour per dataset.
-
-    The table has columns data, setting, uei, uei_low, uei_high, accuracy, accuracy_low, accuracy_high, uei_pick.
-    """
+    """Results of an ablation's settings (see `tables.ablation`): mean and range over the seeds, one colour per dataset."""
     settings, datasets = list(table.setting.unique()), list(table.data.unique())
-    height = 1.3 + 0.26 * len(settings) * len(datasets)
-    figure, axes = plt.subplots(1, 2, figsize=(8, height), sharey=True, layout="constrained")
+    size = (8, 1.3 + 0.26 * len(settings) * len(datasets))
+    figure, axes = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
     for k, (data, colour, marker) in enumerate(zip(datasets, cycle(PALETTE[:6]), cycle("osD^vP"), strict=False)):
         rows = table[table.data == data].set_index("setting").reindex(settings)
         place = np.arange(len(settings)) + (k - (len(datasets) - 1) / 2) * 0.25
         for axis, column in zip(axes, ("uei", "accuracy"), strict=True):
             axis.hlines(place, rows[f"{column}_low"], rows[f"{column}_high"], color=colour, linewidth=2)
-            axis.scatter(rows[column], place, color=colour, marker=marker, s=30, zorder=3, label=data)
-        look = {"facecolor": "white", "edgecolor": colour, "marker": marker, "s": 30, "zorder": 3}
-        axes[0].scatter(rows.uei_pick, place, label=f"{data}, where picked", **look)
+            axis.scatter(rows[column], place, color=colour, label=data, marker=marker, s=30, zorder=3)
+        look = {"facecolor": "white", "edgecolor": colour, "label": f"{data}, where picked"}
+        axes[0].scatter(rows.uei_pick, place, marker=marker, s=30, zorder=3, **look)
     axes[0].set(xlabel="mean UEI (0 is ideal)")
     axes[1].set(xlabel="mean accuracy on test")
     _from_zero(axes[0])
@@ -244,23 +224,20 @@ def _finish(figure: Figure, rows: Sequence[str] | pd.Series, **legend: Any) -> N
     figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", **legend)
 
 
-def _tall(labels: int) -> tuple[Figure, plt.Axes]:
-    return plt.subplots(figsize=(7, 1 + 0.26 * labels), layout="constrained")
-
-
-def _bars(
-    axis: plt.Axes, table: pd.DataFrame, value: str, order: pd.Index, colours: list[tuple[float, float, float]]
-) -> None:
+def _bars(table: pd.DataFrame, value: str, order: pd.Index) -> tuple[Figure, plt.Axes]:
     """Horizontal bars, one per label and group; all groups but the first are hatched."""
+    figure, axis = plt.subplots(figsize=(7, 1 + 0.26 * len(order)), layout="constrained")
     groups = list(table.group.unique())
     thickness = 0.8 / len(groups)
-    for k, (group, colour, hatch) in enumerate(zip(groups, cycle(colours), cycle(("", "///", "...", "xxx")), strict=False)):
+    looks = zip(groups, cycle(GROUP_COLOURS), cycle(("", "///", "...", "xxx")), strict=False)
+    for k, (group, colour, hatch) in enumerate(looks):
         lengths = table[table.group == group].set_index("label")[value].reindex(order)
         place = np.arange(len(order)) + (k - (len(groups) - 1) / 2) * thickness
         axis.barh(place, lengths, thickness, color=colour, hatch=hatch, edgecolor="white", linewidth=0)
     axis.grid(visible=False, axis="y")
     axis.set_ylim(len(order) - 0.5, -0.5)
     axis.set_yticks(range(len(order)), [name.replace("_", " ") for name in order])
+    return figure, axis
 
 
 def _legend(axis: plt.Axes, groups: np.ndarray, others: dict[str, tuple[Line2D, ...]] | None = None) -> None:

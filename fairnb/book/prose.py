@@ -26,12 +26,7 @@ class ClaimError(Exception):
 
 
 def claim(holds: bool, words: str) -> None:
-    """Fail the chapter with a ClaimError, and so the build, unless a sentence holds.
-
-    Args:
-        holds: whether the results support it.
-        words: of the page's text, verbatim, where a test looks them up.
-    """
+    """Fail the chapter with a ClaimError, and so the build, unless a sentence holds; a test finds its words on the page."""
     if not holds:
         raise ClaimError(f"the results do not bear out what the page says: {words!r}")
 
@@ -39,13 +34,9 @@ def claim(holds: bool, words: str) -> None:
 def sign(table: pd.DataFrame, place: Hashable, column: str = "uei") -> int:
     """Whether the interval of a difference lies below 0 (-1), contains 0 (0) or lies above 0 (1).
 
-    Args:
-        table: columns `<column>_low` and `<column>_high`.
-        place: index of the row.
-        column: one of `fairnb.metrics.MEASURES`.
+    The table has columns `<column>_low` and `<column>_high`; `place` is the index of the row.
     """
-    row = table.loc[[place]]
-    low, high = (float(row[f"{column}_{end}"].item()) for end in ("low", "high"))
+    ((low, high),) = table.loc[[place], [f"{column}_low", f"{column}_high"]].to_numpy(dtype=float).tolist()
     return int(low > 0) - int(high < 0)
 
 
@@ -70,13 +61,9 @@ def out_of(number: int, total: int, one: str = "has", more: str = "have") -> str
 
 
 def of_recipe(measured: dict[str, Any], run: dict[str, Any]) -> str:
-    """The recipe of saved results, with parameters from `provenance.json`, and the current run's differences from it.
-
-    Such as "resnet18 on 64×64 pixels, eight epochs on 6,000 drawn faces; this run has epochs = 5".
-    """
-    measured, run = (
-        {"schedule": "constant"} | parameters for parameters in (measured, run)
-    )  # the only one, before there were others
+    """Saved results' recipe and this run's differences: "resnet18 on 64×64 pixels, …; this run has epochs = 5"."""
+    usual = {"schedule": "constant"}  # the only one, before there were others
+    measured, run = usual | measured, usual | run
     faces = f" on {measured['drawn'][0]:,} drawn faces" if measured["data"] == "drawn" else ""
     size, epochs = measured["image_size"], counted(measured["epochs"], "epoch")
     words = f"{measured['backbone']} on {size}×{size} pixels, {epochs}{faces}"
@@ -88,10 +75,7 @@ def of_recipe(measured: dict[str, Any], run: dict[str, Any]) -> str:
 
 
 def glue(**values: float | int | str) -> None:
-    """Store plain values for the prose without showing them: `glue(uei=0.12)`, and in the text `{glue:text}`uei:.3f``.
-
-    Raises TypeError for other values, such as arrays, whose repr would end up in a sentence.
-    """
+    """Store plain values for the prose; TypeError for others, such as arrays, whose repr would end up in a sentence."""
     for key, value in values.items():
         if not isinstance(value, float | int | str):
             raise TypeError(f"{key!r}: glue takes a plain number or word, not {type(value).__name__}")
@@ -99,10 +83,6 @@ def glue(**values: float | int | str) -> None:
 
 
 def glue_change(key: str, table: pd.DataFrame, place: Hashable) -> None:
-    """Store a row of differences as `<key>_uei`, `<key>_accuracy` and so on, such as -0.010 (-0.012 to +0.001).
-
-    The columns: `fairnb.metrics.MEASURES`, those present, each with `_low` and `_high`; `place` is the index of the row.
-    """
-    for column in MEASURES:
-        if column in table:
-            glue(**{f"{key}_{column}": with_range(table.loc[[place]], column, signed=True).item()})
+    """Store a row's differences in the `MEASURES` present as `<key>_uei` and so on, such as -0.010 (-0.012 to +0.001)."""
+    for column in (name for name in MEASURES if name in table):
+        glue(**{f"{key}_{column}": with_range(table.loc[[place]], column, signed=True).item()})

@@ -19,8 +19,7 @@ def sources(code: str, root: Path) -> set[Path]:
     Imports inside functions count, those for type checkers alone do not. The files beside a module that are not Python, such
     as tables, count too; so does all of `results/` if the code, or a module, names it.
     """
-    found: set[Path] = set()
-    waiting = [(code, root)]
+    found, waiting = set[Path](), [(code, root)]
     while waiting:
         text, folder = waiting.pop()
         imports, reads_results = _read(text)
@@ -28,9 +27,8 @@ def sources(code: str, root: Path) -> set[Path]:
             found |= {path for path in (root / RESULTS).rglob("*") if path.is_file()}
         for module in _imported(imports, root, folder):
             if module not in found:
-                found.add(module)
                 beside = module.parent.iterdir() if module.parent != root else ()
-                found |= {path for path in beside if path.is_file() and path.suffix != ".py"}
+                found |= {module, *(path for path in beside if path.is_file() and path.suffix != ".py")}
                 waiting.append((module.read_text(), module.parent))
     return found
 
@@ -64,9 +62,7 @@ def _imported(imports: list[ast.Import | ast.ImportFrom], root: Path, folder: Pa
 
 def _without_type_checking(tree: ast.AST) -> Iterator[ast.AST]:
     """Every node except those below `if TYPE_CHECKING:`."""
-    waiting = [tree]
-    while waiting:
-        node = waiting.pop()
-        yield node
-        if not (isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
-            waiting.extend(ast.iter_child_nodes(node))
+    yield tree
+    if not (isinstance(tree, ast.If) and isinstance(tree.test, ast.Name) and tree.test.id == "TYPE_CHECKING"):
+        for node in ast.iter_child_nodes(tree):
+            yield from _without_type_checking(node)

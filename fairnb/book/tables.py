@@ -30,15 +30,14 @@ def changes(labels: pd.DataFrame, method: str, split: str = "test") -> pd.DataFr
     base, other = (kept[kept.method == name].set_index("label")[["uei", "accuracy"]] for name in ("base", method))
     table = base.add_suffix("_base").join(other)
     table = table.assign(uei_change=table.uei - table.uei_base, accuracy_change=table.accuracy - table.accuracy_base)
-    order = ["uei_base", "uei", "uei_change", "accuracy_base", "accuracy", "accuracy_change"]
+    order = [f"{measure}{of}" for measure in ("uei", "accuracy") for of in ("_base", "", "_change")]
     return table.sort_values("uei_change", ascending=False, kind="stable")[order].reset_index()
 
 
 def summary(labels: pd.DataFrame, split: str = "test") -> pd.DataFrame:
     """Means over the analysed labels: method, uei, accuracy, accuracy_loss, higher, labels.
 
-    `higher` counts the labels whose UEI is higher than the base model's, by chance or not; `accuracy_loss` is the base
-    model's mean minus the method's.
+    `higher` counts the labels whose UEI is above the base model's, by chance or not; `accuracy_loss` is from its mean.
     """
     rows = []
     for method in (name for name in METHODS if name in set(labels.method)):
@@ -51,27 +50,21 @@ def summary(labels: pd.DataFrame, split: str = "test") -> pd.DataFrame:
 def ablation(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     """An ablation's table, one row per dataset and setting: means over the seeds, with the lowest and highest seed.
 
-    From the rows of `fairnb.evidence.ablations.Trial` with a column `data`: data, setting, seeds, uei, uei_low, uei_high,
-    accuracy, accuracy_low, accuracy_high, higher, uei_valid, uei_pick, area_valid, area_test, evaluations, seconds.
-    Raises ValueError for an unknown ablation, with the nearest name.
+    From the rows of `fairnb.evidence.ablations.Trial` with a column `data`; ValueError for an unknown ablation.
     """
     if name not in set(rows.ablation):
         raise ValueError(unknown("ablation", name, set(rows.ablation)))
     groups = rows[rows.ablation == name].groupby(["data", "setting"], sort=False)
-    table = groups.agg(
+    return groups.agg(
         seeds=("seed", "nunique"),
         **{f"{column}{end}": (column, how) for column in ("uei", "accuracy") for end, how in ENDS.items()},
         **{c: (c, "mean") for c in ("higher", "uei_valid", "uei_pick", "area_valid", "area_test", "evaluations")},
         seconds=("seconds", "median"),
-    )
-    return table.reset_index()
+    ).reset_index()
 
 
 def in_brief(table: pd.DataFrame, differences: pd.DataFrame, name: str) -> pd.DataFrame:
-    """A table from `ablation` for a page: means over the seeds, and changes with 95 % intervals. The figure has `uei_pick`.
-
-    The differences have columns data, ablation, setting, uei, accuracy and the last two with `_low` and `_high`.
-    """
+    """A table from `ablation` for a page: means over the seeds, and changes with 95 % intervals; no `uei_pick`."""
     own = differences[differences.ablation == name].set_index(["data", "setting"])
     changed = own.reindex(pd.MultiIndex.from_frame(table[["data", "setting"]])).reset_index()
     brief = table[["data", "setting"]].copy()
@@ -116,10 +109,7 @@ def are_numbers(texts: Iterable[str]) -> bool:
 
 
 def shown(table: pd.DataFrame, digits: int = 3) -> Styler:
-    """A table for a page: words instead of underscores, intervals on one line, no row numbers, `digits` digits.
-
-    Columns of numbers are aligned to the right, columns of words to the left.
-    """
+    """A table for a page: words instead of underscores, intervals on one line, no row numbers, numbers to the right."""
     words = table.map(lambda value: INTERVAL.sub(WHOLE, value.replace("_", " ")) if isinstance(value, str) else value)
     words.columns = [str(name).replace("_", " ").replace("uei", "UEI") for name in table.columns]
     sides = ["right" if are_numbers(map(str, column)) else "left" for _, column in table.items()]
@@ -152,8 +142,6 @@ def beside(methods: pd.DataFrame) -> pd.DataFrame:
 def between(differences: pd.DataFrame, places: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """Differences of `fairnb.evidence.weigh.Evidence` for readers, at pairs of a method and its reference."""
     rows = differences.set_index(["method", "against"]).loc[list(places)].reset_index()
-    table = pd.DataFrame({"method": rows.method, "less": rows.against})
     titles = {"uei": "UEI", "accuracy": "accuracy", "tpr_gap": "gap of TPR", "fpr_gap": "gap of FPR"}
-    for column, title in titles.items():
-        table[title] = with_range(rows, column, signed=True)
-    return table
+    columns = {title: with_range(rows, column, signed=True) for column, title in titles.items()}
+    return pd.DataFrame({"method": rows.method, "less": rows.against} | columns)

@@ -25,20 +25,15 @@ def learning_curves(history: pd.DataFrame) -> Figure:
         axis.axvline(best, color=PALETTE[2], linestyle=":", label="epoch kept")
         axis.set(title=title)
         axis.xaxis.get_major_locator().set_params(integer=True)
-    for axis in axes[1]:
-        axis.set(xlabel="epoch")
+    plt.setp(axes[1], xlabel="epoch")
     axes[0, 0].legend(fontsize="x-small")
     return figure
 
 
 def epoch_costs(history: pd.DataFrame) -> Figure:
     """Seconds of each epoch by purpose, from columns epoch, training, waiting (a part of training), validating, saving."""
-    parts = {
-        "forward, backward, step": history.training - history.waiting,
-        "waiting for images": history.waiting,
-        "validation": history.validating,
-        "saving": history.saving,
-    }
+    parts = {"forward, backward, step": history.training - history.waiting, "waiting for images": history.waiting}
+    parts |= {"validation": history.validating, "saving": history.saving}
     figure, axis = plt.subplots(figsize=(7, 2.8), layout="constrained")
     below = np.zeros(len(history))
     for (name, seconds), colour, hatch in zip(parts.items(), PALETTE, ("", "///", "...", "xxx"), strict=False):
@@ -52,10 +47,7 @@ def epoch_costs(history: pd.DataFrame) -> Figure:
 
 
 def us_by_epoch(us: pd.DataFrame, kept: int) -> Figure:
-    """US by epoch: each group's median and quartiles over the labels of `us`, with columns epoch, label, group, us.
-
-    The epoch `kept` is marked.
-    """
+    """US by epoch, from columns epoch, label, group, us: each group's median and quartiles; the epoch `kept` is marked."""
     figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
     for group, colour, style in zip(us.group.unique(), GROUP_COLOURS, ("-", "--", "-.", ":") * 9, strict=False):
         middle = us[us.group == group].groupby("epoch").us.quantile([0.25, 0.5, 0.75]).unstack()

@@ -23,12 +23,7 @@ READERS = {"celeba": read_celeba}
 
 
 def open_dataset(data: Data, root: Path = Path()) -> Faces:
-    """Open the dataset of a run; `data.data_root` is relative to `root`.
-
-    Raises:
-        ValueError: for invalid data.
-        FileNotFoundError: for missing files, see the reader.
-    """
+    """Open the dataset of a run; `data.data_root` is relative to `root`. Raises ValueError, and as the reader does."""
     if data.data == "drawn":
         faces = draw_faces(data.drawn, data.drawn_seed, sensitive=data.sensitive, targets=data.targets)
     else:

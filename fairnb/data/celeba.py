@@ -23,50 +23,37 @@ VALUES = {"1": True, "-1": False, "0": False}  # ±1 in the official file, 0/1 i
 
 
 def read_celeba(root: str | Path, sensitive: str = Data().sensitive, targets: Sequence[str] = ()) -> Faces:
-    """Read a folder in CelebA's layout.
+    """Read a folder in CelebA's layout, with labels in the order of the header (see `choose_labels`).
 
-    Args:
-        root: folder with `list_attr_celeba.txt` (or `.csv`), `list_eval_partition.txt` (or `.csv`) and either
-            `img_align_celeba/` or `img_align_celeba.zip`; `identity_CelebA.txt` (or `.csv`) is optional.
-        sensitive: the attribute that defines the groups; never a target.
-        targets: attributes to predict; empty for all but the sensitive one.
-
-    Returns:
-        The dataset, its labels in the order of the header. Groups are `not <sensitive>` and `<sensitive>`; for `Male`,
-        `female` and `male`, as in the paper.
-
-    Raises:
-        FileNotFoundError: for missing folders, files or images (counted).
-        ValueError: for a row that does not fit the header (with its line), an unknown attribute, or an empty split.
+    It holds `list_attr_celeba.txt` (or `.csv`), `list_eval_partition.txt` (or `.csv`) and either `img_align_celeba/` or
+    `img_align_celeba.zip`; `identity_CelebA.txt` (or `.csv`) is optional. Raises FileNotFoundError for missing folders,
+    files or images (counted), ValueError for a row that does not fit the header (with its line), an unknown attribute, or
+    an empty split.
     """
     root = Path(root).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {root}: give the folder that holds list_attr_celeba.txt (or .csv)")
-    attribute_file = _find(root, "list_attr_celeba.txt", "list_attr_celeba.csv")
-    partition_file = _find(root, "list_eval_partition.txt", "list_eval_partition.csv")
+    attribute_file, partition_file = _find(root, "list_attr_celeba"), _find(root, "list_eval_partition")
     header, names, values = read_attributes(attribute_file)
     kept, group_names = choose_labels(header, sensitive, targets)
-    if len(set(names)) != len(names):
-        raise ValueError(f"{attribute_file} lists {len(names) - len(set(names)):,} images twice")
-    partition = _read_pairs(partition_file, ("0", "1", "2").__contains__, "0, 1 or 2")  # indices into SPLITS
-    unassigned = [name for name in names if name not in partition]
-    if unassigned:
-        raise ValueError(f"{partition_file.name} has no split for {len(unassigned):,} images: {some(unassigned)}")
-    person = _read_people(root, names)
+    if twice := len(names) - len(set(names)):
+        raise ValueError(f"{attribute_file} lists {twice:,} images twice")
+    split = _read_numbers(partition_file, names, "split", ("0", "1", "2").__contains__, "0, 1 or 2")  # indices into SPLITS
+    try:
+        person = _read_numbers(_find(root, "identity_CelebA"), names, "person", str.isdigit, "a number")
+    except FileNotFoundError:  # as in Kaggle's copy
+        person = None
     table = torch.tensor(values, dtype=torch.bool)
     return Faces(
-        _find_images(root, names), table[:, kept], table[:, header.index(sensitive)].long(),
-        torch.tensor([partition[name] for name in names]), tuple(header[column] for column in kept), group_names, sensitive,
-        person,
+        _find_images(root, names), table[:, kept], table[:, header.index(sensitive)].long(), split,
+        tuple(header[column] for column in kept), group_names, sensitive, person,
     )  # fmt: skip
 
 
 def download_celeba(root: str | Path) -> Path:
     """Fetch the official files (about 1.4 GB) with torchvision; returns the folder for `read_celeba`.
 
-    The official drive often refuses automatic downloads (torchvision issue 2262).
-
-    Raises ConnectionError if the download is refused, with instructions for filling the folder by hand.
+    Raises ConnectionError if the drive refuses, as it often does (torchvision issue 2262), with instructions.
     """
     from torchvision.datasets import CelebA
 
@@ -81,23 +68,21 @@ def download_celeba(root: str | Path) -> Path:
     return root / "celeba"
 
 
-def _find(root: Path, *names: str) -> Path:
-    found = next((path for name in names for place in PLACES if (path := root / place / name).is_file()), None)
-    if found is None:
-        raise FileNotFoundError(f"found neither {' nor '.join(names)} in {root}")
+def _find(root: Path, name: str) -> Path:
+    places = (root / place / f"{name}{ending}" for ending in (".txt", ".csv") for place in PLACES)
+    if (found := next(filter(Path.is_file, places), None)) is None:
+        raise FileNotFoundError(f"found neither {name}.txt nor {name}.csv in {root}")
     return found
 
 
 def _find_images(root: Path, names: list[str]) -> Images:
-    for place in PLACES:
-        folder = root / place / "img_align_celeba"
-        if (folder / "img_align_celeba").is_dir():  # Kaggle's copy nests it
-            folder = folder / "img_align_celeba"
-        if folder.is_dir():
-            return ImageFolder(folder, names)
-    for place in PLACES:
-        if (path := root / place / "img_align_celeba.zip").is_file():
-            return ImageZip(path, names)
+    folders = [root / place / "img_align_celeba" for place in PLACES]
+    for folder in folders:
+        for path in (folder / "img_align_celeba", folder):  # Kaggle's copy nests it
+            if path.is_dir():
+                return ImageFolder(path, names)
+    if (file := next((path for folder in folders if (path := folder.with_suffix(".zip")).is_file()), None)) is not None:
+        return ImageZip(file, names)
     raise FileNotFoundError(f"found neither the folder img_align_celeba nor img_align_celeba.zip in {root}")
 
 
@@ -110,12 +95,12 @@ def _lines(path: Path) -> list[list[str]]:
 def read_attributes(path: Path) -> tuple[list[str], list[str], list[list[bool]]]:
     """Header, image names and values of an attribute file, official (`.txt`) or Kaggle's (`.csv`)."""
     lines = _lines(path)
-    first = 1 if path.suffix == ".csv" else 2  # the official file opens with its number of rows
-    if len(lines) < first:
+    official = path.suffix != ".csv"  # it opens with its number of rows
+    if len(lines) < 1 + official:
         raise ValueError(f"{path} is empty")
-    header = lines[first - 1][1:] if path.suffix == ".csv" else lines[first - 1]
+    header = lines[1] if official else lines[0][1:]
     names, values = [], []
-    for number, words in enumerate(lines[first:], start=first + 1):
+    for number, words in enumerate(lines[1 + official :], start=2 + official):
         if not any(words):
             continue
         if len(words) != len(header) + 1:
@@ -125,26 +110,13 @@ def read_attributes(path: Path) -> tuple[list[str], list[str], list[list[bool]]]
         except KeyError as error:
             raise ValueError(f"{path.name}, line {number}: {error.args[0]!r} is none of 1, -1 and 0") from None
         names.append(words[0])
-    if path.suffix != ".csv" and [str(len(names))] != lines[0]:
+    if official and [str(len(names))] != lines[0]:
         raise ValueError(f"{path.name} says {' '.join(lines[0])} rows and has {len(names):,}: was it cut short?")
     return header, names, values
 
 
-def _read_people(root: Path, names: list[str]) -> Tensor | None:
-    """The number of the person on each image, int64 [N]; None if there is no such file, as in Kaggle's copy."""
-    try:
-        path = _find(root, "identity_CelebA.txt", "identity_CelebA.csv")
-    except FileNotFoundError:
-        return None
-    people = _read_pairs(path, str.isdigit, "a number")
-    unknown = [name for name in names if name not in people]
-    if unknown:
-        raise ValueError(f"{path.name} has no person for {len(unknown):,} images: {some(unknown)}")
-    return torch.tensor([people[name] for name in names])
-
-
-def _read_pairs(path: Path, fits: Callable[[str], bool], expected: str) -> dict[str, int]:
-    """The whole number beside each image's name."""
+def _read_numbers(path: Path, names: list[str], what: str, fits: Callable[[str], bool], expected: str) -> Tensor:
+    """The whole number beside each image's name, int64 [N]."""
     pairs = {}
     for number, words in enumerate(_lines(path), start=1):
         if not any(words) or (number == 1 and path.suffix == ".csv"):
@@ -152,4 +124,6 @@ def _read_pairs(path: Path, fits: Callable[[str], bool], expected: str) -> dict[
         if len(words) != 2 or not fits(words[1]):
             raise ValueError(f"{path.name}, line {number}: expected an image and {expected}, found {' '.join(words)!r}")
         pairs[words[0]] = int(words[1])
-    return pairs
+    if missing := [name for name in names if name not in pairs]:
+        raise ValueError(f"{path.name} has no {what} for {len(missing):,} images: {some(missing)}")
+    return torch.tensor([pairs[name] for name in names])

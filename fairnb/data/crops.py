@@ -18,21 +18,14 @@ def random_places(images: int, shape: tuple[int, int], size: int, draw: torch.Ge
 def cut_squares(images: Tensor, size: int, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
     """Crop each image at its own place: [B, 3, size, size]. torchvision crops a whole batch at one place.
 
-    Args:
-        images: [B, 3, H, W], channels last in memory.
-        size: pixels.
-        top, left: int64 [B, 1], the first row and column.
-        flip: bool [B, 1], whether to mirror the crop.
+    Images are [B, 3, H, W], channels last in memory; the places are those of `random_places`.
     """
-    b, _, height, width = images.shape
-    device = images.device
-    top, left, flip = top.to(device), left.to(device), flip.to(device)  # a few bytes; pixel indices would be megabytes
+    (b, _, height, width), device = images.shape, images.device
+    top, left, flip = (part.to(device) for part in (top, left, flip))  # a few bytes; pixel indices would be megabytes
     across = torch.arange(size, device=device)
-    y = top + across  # [B, size]
-    x = left + torch.where(flip, size - 1 - across, across)  # [B, size]
+    y, x = top + across, left + torch.where(flip, size - 1 - across, across)  # [B, size]
     row = torch.arange(b, device=device)[:, None, None] * height + y[:, :, None]  # of all images' rows
-    pixel = row * width + x[:, None, :]  # [B, size, size]
-    cut = images.permute(0, 2, 3, 1).reshape(-1, 3).index_select(0, pixel.flatten())
+    cut = images.permute(0, 2, 3, 1).reshape(-1, 3).index_select(0, (row * width + x[:, None, :]).flatten())
     return cut.view(b, size, size, 3).permute(0, 3, 1, 2)
 
 

@@ -22,11 +22,8 @@ from fairnb.run.messages import some
 def stored_shape(images: Images, size: int) -> tuple[int, int]:
     """Common height and width of the prepared images: the first readable one's, its shorter side at most `size`.
 
-    Smaller images are not enlarged here, which would only take space, but in each batch. Raises ValueError if `size` is
-    below 8, or no image can be read.
+    Smaller images are not enlarged here, which would only take space, but in each batch.
     """
-    if size < 8:
-        raise ValueError(f"images of {size} pixels are too small to show a face: give at least 8")
     for index in range(len(images)):
         try:
             height, width = images.read([index], size)[0].shape[1:]
@@ -50,17 +47,12 @@ def read_images(images: Images, rows: Sequence[int], shape: tuple[int, int]) -> 
 def decode_images(images: Images, size: int, folder: str | Path) -> np.memmap:
     """Decode every image, or open the array of an earlier call: read-only, memory-mapped, uint8 [N, H, W, 3].
 
-    Args:
-        images: N pictures.
-        size: pixels of the shorter side, at least 8, scaled as by torchvision's `Resize(size)`; smaller images keep theirs.
-        folder: for the array; made if missing.
-
-    Raises:
-        ValueError: if images cannot be decoded (all of them counted, the first ones named with the reason).
-        OSError: if the disk has no room for the array; nothing is left behind.
+    `size` is that of the shorter side, at least 8, scaled as by torchvision's `Resize(size)`; smaller images keep theirs.
+    Raises ValueError if images cannot be decoded (all of them counted, the first ones named with the reason), OSError if
+    the disk has no room for the array; nothing is left behind.
     """
     shape = stored_shape(images, size)
-    path = Path(folder) / f"images-{_key(images, shape)}.npy"
+    path = _array_file(images, shape, folder)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         needed, free = decoded_bytes(images, shape), shutil.disk_usage(path.parent).free
@@ -82,7 +74,7 @@ def decode_images(images: Images, size: int, folder: str | Path) -> np.memmap:
 
 def is_decoded(images: Images, size: int, folder: str | Path) -> bool:
     """Whether the array of `decode_images` exists."""
-    return (Path(folder) / f"images-{_key(images, stored_shape(images, size))}.npy").exists()
+    return _array_file(images, stored_shape(images, size), folder).exists()
 
 
 def decoded_bytes(images: Images, shape: tuple[int, int]) -> int:
@@ -100,8 +92,9 @@ def check_images(images: Images, folder: str | Path) -> None:
     save_json(path, {"images": len(images), "source": images.source})
 
 
-def _key(images: Images, shape: tuple[int, int]) -> str:
-    return content_key({"images": images.fingerprint(), "shape": shape, "form": "uint8 [N, H, W, 3]"})
+def _array_file(images: Images, shape: tuple[int, int], folder: str | Path) -> Path:
+    key = content_key({"images": images.fingerprint(), "shape": shape, "form": "uint8 [N, H, W, 3]"})
+    return Path(folder) / f"images-{key}.npy"
 
 
 def _each_block(images: Images, work: Callable[[range], object], title: str) -> None:
@@ -121,12 +114,10 @@ def _each_block(images: Images, work: Callable[[range], object], title: str) -> 
     torch.set_num_threads(1)  # the pool runs in parallel: a single image is too small for that
     try:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for _ in tqdm(pool.map(attempt, blocks), title, len(blocks), unit="image", leave=False):
-                pass
+            list(tqdm(pool.map(attempt, blocks), title, len(blocks), unit="image", leave=False))
     finally:
         torch.set_num_threads(threads)
-    if unreadable:
-        names = sorted(name for name, _ in unreadable)
+    if names := sorted(name for name, _ in unreadable):
         raise ValueError(f"{len(names):,} of {len(images):,} images cannot be decoded: {some(names)} ({min(unreadable)[1]})")
 
 

@@ -17,18 +17,15 @@ SPLITS = ("train", "valid", "test")
 
 
 def choose_labels(attributes: Sequence[str], sensitive: str, targets: Sequence[str]) -> tuple[list[int], tuple[str, str]]:
-    """Columns of the attributes to predict, in ascending order, and names of the groups without and with `sensitive`.
+    """Columns of the attributes to predict, ascending, and names of the groups without and with `sensitive`.
 
-    No targets stand for all attributes but the sensitive one. Raises ValueError for an unknown attribute, a target that is
-    the sensitive one, or nothing left to predict.
+    No targets stand for all but the sensitive attribute, which cannot be one. ValueError for unknown ones, or none left.
     """
-    for attribute in (sensitive, *targets):
-        if attribute not in attributes:
-            raise ValueError(unknown("attribute", attribute, attributes))
+    if odd := [attribute for attribute in (sensitive, *targets) if attribute not in attributes]:
+        raise ValueError(unknown("attribute", odd[0], attributes))
     if sensitive in targets:
         raise ValueError(f"{sensitive!r} is the sensitive attribute: it cannot also be a target")
-    kept = [column for column, name in enumerate(attributes) if (name in targets if targets else name != sensitive)]
-    if not kept:
+    if not (kept := [i for i, name in enumerate(attributes) if (name in targets if targets else name != sensitive)]):
         raise ValueError(f"there is no label to predict beside {sensitive!r}")
     return kept, ("female", "male") if sensitive == "Male" else (f"not {sensitive}", sensitive)  # the paper's words for Male
 
@@ -50,12 +47,10 @@ class Faces:
         """Raise ValueError if the parts differ in length, or a split has no images."""
         n = len(self.images)
         for name in ("labels", "group", "split", "person"):
-            part = getattr(self, name)
-            if part is not None and len(part) != n:
+            if (part := getattr(self, name)) is not None and len(part) != n:
                 raise ValueError(f"{name} has {len(part):,} rows for {n:,} images")
-        for code, split in enumerate(SPLITS):
-            if not bool((self.split == code).any()):
-                raise ValueError(f"split {split!r} has no images: train, valid and test are all needed")
+        if empty := [split for code, split in enumerate(SPLITS) if not bool((self.split == code).any())]:
+            raise ValueError(f"split {empty[0]!r} has no images: train, valid and test are all needed")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -74,25 +69,20 @@ class Faces:
 
     def prevalence(self, split: str) -> pd.DataFrame:
         """Share of each label in each group: columns label, group, n, positives, share (NaN for an empty group)."""
-        positives = self.positives(split)
-        sizes = torch.bincount(self.group[self.rows(split)], minlength=len(self.group_names))
+        positives = self.positives(split).flatten().numpy()
+        sizes = torch.bincount(self.group[self.rows(split)], minlength=len(self.group_names)).repeat(len(self.label_names))
         pairs = pd.MultiIndex.from_product([self.label_names, self.group_names], names=["label", "group"])
-        columns = {"n": sizes.repeat(len(positives)).numpy(), "positives": positives.flatten().numpy()}
-        table = pd.DataFrame(columns, index=pairs).reset_index()
+        table = pd.DataFrame({"n": sizes.numpy(), "positives": positives}, index=pairs).reset_index()
         return table.assign(share=table.positives / table.n.where(table.n > 0))
 
     def analysed(self, exclude: Sequence[str] = (), min_positives: int = 1) -> Tensor:
-        """The analysed labels, bool [L]: those with enough examples to be judged.
+        """The labels analysed, bool [L]: those not in `exclude` with `min_positives` per group in validation and in test.
 
-        A label is analysed if it is not in `exclude` and every group has at least `min_positives` positives in validation
-        and in test. The paper analyses 34 of 39 labels, "based on having enough validation and test images" (section 3),
-        without giving the limit.
-
-        Raises ValueError if `exclude` names an unknown label, or no label is left.
+        The paper analyses 34 of 39 labels, "based on having enough validation and test images" (section 3), without giving
+        the limit. Raises ValueError if `exclude` names an unknown label, or no label is left.
         """
-        for name in exclude:
-            if name not in self.label_names:
-                raise ValueError(unknown("label", name, self.label_names))
+        if odd := [name for name in exclude if name not in self.label_names]:
+            raise ValueError(unknown("label", odd[0], self.label_names))
         enough = torch.stack([self.positives(split).min(dim=1).values for split in ("valid", "test")]).min(dim=0).values
         keep = (enough >= min_positives) & torch.tensor([name not in exclude for name in self.label_names])
         if not bool(keep.any()):
@@ -112,9 +102,8 @@ class Faces:
         if images == 0:
             return self
         rows = torch.cat([self.rows(split)[:images] for split in SPLITS])
-        person = None if self.person is None else self.person[rows]
-        parts = {name: getattr(self, name)[rows] for name in ("labels", "group", "split")}
-        return replace(self, images=Chosen(self.images, rows), person=person, **parts)
+        names = ["labels", "group", "split", *(["person"] if self.person is not None else [])]
+        return replace(self, images=Chosen(self.images, rows), **{name: getattr(self, name)[rows] for name in names})
 
 
 class Chosen:

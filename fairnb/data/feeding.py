@@ -1,9 +1,4 @@
-"""From images to batches on the device, read from the decoded array or from files, with identical pixels.
-
-feed = Feed(faces.images, resize=256, crop=224, cache="runs/cache", fabric=make_fabric())
-for images in feed.batches(faces.rows("valid").split(128)):    # uint8 [B, 3, 313, 256], scaled, on the device
-    normalise(centre_crops(images, feed.crop))                 # float32 [B, 3, 224, 224]
-"""
+"""From images to batches on the device, read from the decoded array or from files, with identical pixels."""
 
 from __future__ import annotations
 
@@ -21,7 +16,7 @@ import numpy as np
 import psutil
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, default_convert, get_worker_info
 from tqdm import tqdm
 
 from fairnb.data.crops import centre_crops, normalise
@@ -42,12 +37,10 @@ class Feed:
         self, images: Images, resize: int, crop: int, *, cache: str | Path, fabric: Fabric,
         form: str = "auto", workers: int = -1,
     ) -> None:  # fmt: skip
-        """Prepare to read.
+        """Prepare to read images.
 
         Args:
-            images: N pictures.
-            resize: pixels of the shorter side after scaling.
-            crop: pixels of the square that the network sees.
+            resize, crop: pixels of the shorter side after scaling, and of the square that the network sees.
             cache: folder of the decoded array.
             fabric: the device, and the other processes.
             form: 'cached' decodes every image once into an array on disk; 'files' decodes at each use and takes no space;
@@ -79,12 +72,7 @@ class Feed:
         return 2 if self.form == "cached" else _cores()  # a GPU should not wait
 
     def prepare(self) -> None:
-        """Decode the images, or check that all can be decoded; returns at once if that was done before.
-
-        Raises:
-            ValueError: if images cannot be decoded (all of them counted, the first ones named with the reason).
-            OSError: if the disk has no room for the decoded array.
-        """
+        """Decode the images, or check that all can be decoded, unless that was done before; raises as `decode_images`."""
         self._pictures  # noqa: B018
 
     def batches(self, order: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -94,29 +82,20 @@ class Feed:
         """
         from torchvision.transforms.v2.functional import resize  # slow to import
 
-        self._loader.batch_sampler.batches = [rows.tolist() for rows in order]  # type: ignore[union-attr]
+        self._loader.batch_sampler[:] = [rows.tolist() for rows in order]  # type: ignore[index]
         self._refuse_little_shared_memory(max(map(len, order), default=0))
-        height, width = self._stored
-        scale = self.resize / min(height, width)
-        whole = [max(self.resize, int(height * scale)), max(self.resize, int(width * scale))]
+        scale = self.resize / min(self._stored)
+        whole = [max(self.resize, int(side * scale)) for side in self._stored]
         for batch in self._loader:
             images = batch.to(self.fabric.device, non_blocking=True).permute(0, 3, 1, 2)
             yield resize(images, whole, antialias=True) if scale > 1 else images
 
     @torch.no_grad()
     def apply(self, function: Callable[[Tensor], Tensor], rows: Tensor, *, title: str, autocast: bool = False) -> Tensor:
-        """Apply a network, or a method of one, to the centre crops of these images.
+        """Apply a network, or a method of one, from [B, 3, S, S] to [B, …], to the centre crops of these images.
 
-        The processes of a group take batches in turn, the same batches as one process would, and all receive the whole.
-
-        Args:
-            function: images float32 [B, 3, S, S] to [B, …].
-            rows: int64 [N], row numbers.
-            title: of the progress bar.
-            autocast: compute in the training's precision; else in float32.
-
-        Returns:
-            float32 [N, …] on the CPU, in the order of `rows`.
+        The processes of a group take batches in turn, the same batches as one process would, and all receive the whole:
+        float32 [N, …] on the CPU, in the order of `rows`. `autocast` computes in the training's precision.
         """
         fabric = self.fabric
         mine = rows.split(BATCH)[fabric.global_rank :: fabric.world_size]
@@ -145,25 +124,19 @@ class Feed:
     @cached_property
     def _pictures(self) -> _Pictures:
         with self.fabric.rank_zero_first(local=True):  # the others find the work done
-            if self.form != "cached":
-                check_images(self.images, self.cache)
-                return _Pictures(self.images, self._stored, None)
-            decoded = decode_images(self.images, self.resize, self.cache).filename
-            return _Pictures(self.images, self._stored, Path(str(decoded)))
+            if self.form == "cached":
+                decoded = decode_images(self.images, self.resize, self.cache).filename
+                return _Pictures(self.images, self._stored, Path(str(decoded)))
+            check_images(self.images, self.cache)
+            return _Pictures(self.images, self._stored, None)
 
     @cached_property
     def _loader(self) -> DataLoader:
-        return DataLoader(
-            self._pictures,
-            batch_sampler=_Order(),
-            collate_fn=_as_it_is,
-            num_workers=self.workers,
-            prefetch_factor=PREFETCH if self.workers else None,
-            persistent_workers=self.workers > 0,
-            pin_memory=self.fabric.device.type == "cuda",
-            worker_init_fn=_leave_signals,
-            generator=torch.Generator(),  # or it would draw from the global one
-        )
+        own: Any = {"generator": torch.Generator()}  # or it would draw from the global one
+        own |= {"pin_memory": self.fabric.device.type == "cuda", "worker_init_fn": _leave_signals}
+        if self.workers:
+            own |= {"num_workers": self.workers, "prefetch_factor": PREFETCH, "persistent_workers": True}
+        return DataLoader(self._pictures, batch_sampler=[], collate_fn=default_convert, **own)
 
     def _refuse_little_shared_memory(self, most: int) -> None:
         """Raise OSError if /dev/shm is too small for the workers' batches, which would kill them."""
@@ -206,22 +179,6 @@ class _Pictures(Dataset):
 
     def __getstate__(self) -> dict[str, Any]:  # a worker opens its own
         return {name: value for name, value in vars(self).items() if name not in ("_array", "_pool")}
-
-
-class _Order:
-    """The loader's next batches; its workers stay from epoch to epoch."""
-
-    batches: list[list[int]]
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
 
 
 def _leave_signals(_: int) -> None:

@@ -8,7 +8,7 @@ import io
 import os
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,17 +23,9 @@ from fairnb.run.messages import some
 class Images(Protocol):
     """N pictures, read on access."""
 
-    @property
-    def names(self) -> list[str]:
-        """File name of each image, in order."""
-
-    @property
-    def source(self) -> str:
-        """Their origin, for messages."""
-
-    @property
-    def block(self) -> int:
-        """The number best read at once."""
+    names: list[str]  # of each image, in order
+    source: str  # their origin, for messages
+    block: int  # the number best read at once
 
     def __len__(self) -> int: ...
 
@@ -47,18 +39,13 @@ class Images(Protocol):
         """Hex digest that changes with any image: the key of the decoded cache."""
 
 
-class _Files:
+class _Files(Images):
     """Image files, each read by itself at its own size."""
 
     block = 1
 
-    names: list[str]
-
     def __len__(self) -> int:
         return len(self.names)
-
-    def __getitem__(self, index: int) -> Tensor:
-        raise NotImplementedError
 
     def read(self, rows: Sequence[int], size: int) -> list[Tensor]:
         """See `Images`."""
@@ -77,11 +64,8 @@ class ImageFolder(_Files):
 
     def fingerprint(self) -> str:
         """See `Images`."""
-        digest = hashlib.sha256()
-        for name in self.names:
-            stat = (self.folder / name).stat()
-            digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-        return digest.hexdigest()
+        stats = ((name, (self.folder / name).stat()) for name in self.names)
+        return _digest(f"{name} {stat.st_size} {stat.st_mtime_ns}\n" for name, stat in stats)
 
 
 class ImageZip(_Files):
@@ -102,7 +86,7 @@ class ImageZip(_Files):
             self.zip.fp = self.path.open("rb")
         try:
             data = self.zip.read(self.members[self.names[index]])
-        except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:
             raise ValueError(f"damaged in the zip: {error}") from None
         return _decode(data)
 
@@ -114,10 +98,11 @@ class ImageZip(_Files):
 
     def fingerprint(self) -> str:
         """See `Images`."""
-        digest = hashlib.sha256()
-        for name in self.names:
-            digest.update(f"{name} {self.members[name].file_size} {self.members[name].CRC}\n".encode())
-        return digest.hexdigest()
+        return _digest(f"{name} {self.members[name].file_size} {self.members[name].CRC}\n" for name in self.names)
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _decode(data: bytes) -> Tensor:
@@ -131,6 +116,5 @@ def _decode(data: bytes) -> Tensor:
 
 
 def _refuse_missing(names: list[str], present: set[str] | object, source: str) -> None:
-    missing = [name for name in names if name not in present]  # type: ignore[operator]
-    if missing:
+    if missing := [name for name in names if name not in present]:  # type: ignore[operator]
         raise FileNotFoundError(f"{len(missing):,} of {len(names):,} images are missing from {source}: {some(missing)}")

@@ -1,8 +1,5 @@
 """Ablations: one setting of the searches changed at a time, the rest as in chapters 03 and 04.
 
-    trials = list(ablate(Setting(problem, judge, Swarm(), Settings())))
-    table = pd.DataFrame([trial.row for trial in trials])
-
 Each variant spends as many evaluations as the chapters. `ABLATIONS` is the table of the chapter "What matters".
 """
 
@@ -13,24 +10,9 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
-from torch import Tensor
-
+from fairnb.evidence import variants
 from fairnb.evidence.outcome import Outcome
-from fairnb.evidence.variants import (
-    Setting,
-    Variant,
-    as_many,
-    both_layers,
-    calibrated,
-    dynamic,
-    from_recalibrated,
-    multi,
-    of_problem,
-    on_recalibrated,
-    only_recalibrated,
-    random,
-    repicked,
-)
+from fairnb.evidence.variants import Setting, Variant, dynamic, multi, of_problem, on_recalibrated, repicked
 from fairnb.methods.calibrated import INDIFFERENCE
 from fairnb.methods.soft_uei import soft_uei
 from fairnb.methods.thresholds import group_thresholds, label_thresholds
@@ -42,31 +24,29 @@ from fairnb.run.messages import unknown
 class Trial:
     """One setting tried on one base model, with its keys in `ABLATIONS` and the outcome of its model.
 
-    Attributes:
-        row: ablation, setting, seed, uei, uei_chance, accuracy, higher, uei_valid, uei_pick, area_valid, area_test,
-            evaluations, seconds; on test unless stated otherwise. `uei_chance` is the UEI expected by chance at these
-            errors (`fairnb.metrics.chance_index`), `higher` counts the labels whose UEI is above the base model's,
-            `seconds` leaves out searches shared with earlier settings.
+    The row is on test unless stated otherwise. `uei_chance` is the UEI expected by chance at these errors
+    (`fairnb.metrics.chance_index`), `higher` counts the labels whose UEI is above the base model's, `seconds` leaves out
+    searches shared with earlier settings.
     """
 
     ablation: str
     setting: str
     outcome: Outcome
-    row: dict[str, Any]
+    row: dict[str, Any]  # ablation, setting, seed, uei, uei_chance, accuracy, higher, uei_valid, uei_pick, area_valid, …
 
 
 CHAPTERS = "as in the chapters"
-MULTI, DYNAMIC, CALIBRATED = multi(), dynamic(), calibrated()
+MULTI, DYNAMIC, CALIBRATED = multi(), dynamic(), variants.calibrated()
 LOWEST = repicked(CALIBRATED)  # the pick of all other methods
-FREE = from_recalibrated(flight="constricted")
+FREE = variants.from_recalibrated(flight="constricted")
 VARIANTS: dict[str, Callable[..., Variant]] = {  # the methods of chapter 05, with changes of the problem as arguments
     "dynamic weighting": dynamic,
     "multi-task": multi,
-    "calibrated multi-task": calibrated,
+    "calibrated multi-task": variants.calibrated,
     "label thresholds": lambda **how: of_problem(label_thresholds, **how),
     "group thresholds": lambda **how: of_problem(group_thresholds, **how),
     "soft UEI": lambda **how: of_problem(soft_uei, **how),
-    "random search": random,
+    "random search": variants.random,
 }
 METHOD = {name: vary() for name, vary in VARIANTS.items()} | {
     "dynamic weighting": DYNAMIC, "multi-task": MULTI, "calibrated multi-task": CALIBRATED,
@@ -101,10 +81,10 @@ ABLATIONS: dict[str, dict[str, Variant]] = {  # by the setting changed, then by 
         CHAPTERS: DYNAMIC, "0.001": dynamic(epsilon=0.001), "0.1": dynamic(epsilon=0.1), "1": dynamic(epsilon=1.0),
     },
     "particles at equal evaluations": {
-        CHAPTERS: MULTI, "10": as_many(10), "25": as_many(25), "100": as_many(100), "200": as_many(200),
+        CHAPTERS: MULTI, **{str(particles): variants.as_many(particles) for particles in (10, 25, 100, 200)},
     },
-    "layers of dynamic weighting": {CHAPTERS: DYNAMIC, "both": both_layers},
-    "start": {CHAPTERS: MULTI, "recalibrated heads": from_recalibrated()},
+    "layers of dynamic weighting": {CHAPTERS: DYNAMIC, "both": variants.both_layers},
+    "start": {CHAPTERS: MULTI, "recalibrated heads": variants.from_recalibrated()},
     "tolerance": {CHAPTERS: MULTI} | {str(limit): repicked(MULTI, tolerance=limit) for limit in (0.01, 0.02, 0.1)},
     "images of the pick": {
         CHAPTERS: MULTI, "30 % held out": multi(held_out=HELD_OUT), "half held out": multi(held_out=0.5),
@@ -133,8 +113,8 @@ ABLATIONS: dict[str, dict[str, Variant]] = {  # by the setting changed, then by 
     "parts of the calibrated search": {
         "calibrated multi-task": CALIBRATED,
         "in all directions": repicked(FREE, indifference=INDIFFERENCE),
-        "from the base model's heads": calibrated(recalibrated=False),
-        "recalibrated heads, no search": only_recalibrated,
+        "from the base model's heads": variants.calibrated(recalibrated=False),
+        "recalibrated heads, no search": variants.only_recalibrated,
         "label thresholds on them, its pick": repicked(on_recalibrated(label_thresholds), indifference=INDIFFERENCE),
         "group thresholds on them, its pick": repicked(on_recalibrated(group_thresholds), indifference=INDIFFERENCE),
         "group thresholds on the base model's, its pick": repicked(METHOD["group thresholds"], indifference=INDIFFERENCE),
@@ -145,16 +125,15 @@ ABLATIONS: dict[str, dict[str, Variant]] = {  # by the setting changed, then by 
 
 def check_names(names: Sequence[str]) -> None:
     """Raise ValueError for an unknown ablation, with the nearest name."""
-    for name in names:
-        if name not in ABLATIONS:
-            raise ValueError(unknown("ablation", name, ABLATIONS))
+    if odd := [name for name in names if name not in ABLATIONS]:
+        raise ValueError(unknown("ablation", odd[0], ABLATIONS))
 
 
 def against(ablation: str, setting: str) -> str:
     """The reference of a setting: usually the ablation's first setting.
 
-    A pick on held-out images is compared with the same method's ordinary pick. In "indifference of every method", methods
-    are compared with the calibrated search of the same pick, and the calibrated search with its other pick.
+    A pick on held-out images is compared with the same method's ordinary pick, in "indifference of every method" a method
+    with the calibrated search of the same pick, and that with its other pick.
     """
     if ablation not in OF_METHODS:
         return next(iter(ABLATIONS[ablation]))
@@ -168,19 +147,11 @@ def against(ablation: str, setting: str) -> str:
 def ablate(
     on: Setting, names: Sequence[str] = (), ablations: Mapping[str, Mapping[str, Variant]] = ABLATIONS
 ) -> Iterator[Trial]:
-    """Try each setting of the ablations named (all by default); a setting of several ablations is tried once.
-
-    Raises ValueError for an unknown name, with the nearest one.
-    """
+    """Try each setting of the ablations named (all by default), once each; ValueError for an unknown name."""
     check_names(names)
     base, test = on.judge.base, on.judge.features["test"].of_labels(on.judge.searched)
     assert base is not None
-
-    def measures(predicted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        tables = test.tables(predicted)
-        return underestimation_index(tables), accuracy(tables), chance_index(tables)
-
-    before, *_ = measures(base.test)
+    before = underestimation_index(test.tables(base.test))
     done: dict[Variant, Trial] = {}
     for name in names or ablations:
         for setting, variant in ablations[name].items():
@@ -190,10 +161,12 @@ def ablate(
                 continue
             begun = perf_counter()
             found = on.judge.outcome(setting, on.search(variant), perf_counter() - begun)
-            uei, acc, by_chance = measures(found.test)
+            tables = test.tables(found.test)
+            uei = underestimation_index(tables)
             row = {
                 "ablation": name, "setting": setting, "seed": found.seed, "uei": float(uei.mean()),
-                "uei_chance": float(by_chance.mean()), "accuracy": float(acc.mean()), "higher": int((uei > before).sum()),
+                "uei_chance": float(chance_index(tables).mean()), "accuracy": float(accuracy(tables).mean()),
+                "higher": int((uei > before).sum()),
                 "uei_valid": float(underestimation_index(found.valid).mean()), "uei_pick": found.promised,
                 "area_valid": found.area[0], "area_test": found.area[1], "evaluations": found.evaluations,
                 "seconds": found.seconds,

@@ -1,8 +1,7 @@
 """Paired bootstrap over people and seeds (Efron, 1979), and Holm's correction for many labels.
 
 The test images are resampled with replacement, identically for every method; images of one person together, if people are
-known. Resampling a few seeds would understate their spread; so seeds get random weights instead, with which a mean over
-seeds spreads like Student's t (see `seed_weights`).
+known. Resampling a few seeds would understate their spread; so seeds get random weights instead (see `seed_weights`).
 
 The estimand is the average over test splits of this size. A UEI near 0 is biased upwards in a small split, and again in a
 resample of it; so the draws are shifted until their mean is the estimate. Without the shift, their percentiles would rarely
@@ -30,8 +29,7 @@ AT_ONCE = 500  # draws per batch, limited by memory
 
 def interval(draws: Tensor, level: float = LEVEL) -> tuple[Tensor, Tensor]:
     """The middle `level` of draws [B, ...]: two tensors [...]."""
-    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=draws.dtype)
-    low, high = draws.quantile(ends, dim=0)
+    low, high = draws.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=draws.dtype), dim=0)
     return low, high
 
 
@@ -42,10 +40,7 @@ def two_sided_p(draws: Tensor) -> Tensor:
 
 
 def holm(p: Tensor) -> Tensor:
-    """Holm's step-down correction of p-values [L]: values of at most α are significant at the family-wise level α.
-
-    Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics, 1979.
-    """
+    """Holm's step-down correction (1979) of p-values [L]: at most α is significant at the family-wise level α."""
     ordered, place = p.sort()
     corrected = (ordered * torch.arange(len(p), 0, -1)).cummax(0).values.clamp(max=1)
     return torch.zeros_like(p).scatter(0, place, corrected)
@@ -63,10 +58,7 @@ def draw_counts(images: int, draws: int, generator: torch.Generator) -> Tensor:
 
 
 def seed_weights(seeds: int, draws: int, generator: torch.Generator) -> Tensor:
-    """Random weights of K seeds in each draw, float64 [B, K], which sum to 1.
-
-    Means with these weights spread around the plain mean like Student's t with K − 1 degrees of freedom.
-    """
+    """Random weights of K seeds, float64 [B, K], with which a mean spreads like Student's t of K − 1 degrees of freedom."""
     if seeds == 1:
         return torch.ones(draws, 1, dtype=torch.float64)
     normal = torch.randn(draws, seeds, generator=generator, dtype=torch.float64)
@@ -115,11 +107,11 @@ def draw(order: list[list[Outcome]], truth: Features, draws: int, generator: tor
     for first in range(0, draws, AT_ONCE):
         counts = draw_counts(people, min(AT_ONCE, draws - first), generator)[:, who]  # [b, N]
         everybody = resampled(counts, cell)  # [b, L, G·2]
-        seen = []
+        seen = []  # [b, K, Q, L] of each method
         for row in order:
             positive = [resampled(counts, cell * one.test.T.unsqueeze(-1)) for one in row]
             tables = [torch.stack([everybody - yes, yes], dim=-1).unflatten(-2, (-1, 2)) for yes in positive]
-            seen.append(torch.stack([_measures(table) for table in tables], dim=1))  # [b, K, Q, L]
+            seen.append(torch.stack(list(map(_measures, tables)), dim=1))
         changed = (torch.stack(seen, dim=2) - each).nan_to_num().masked_fill(few, torch.nan)  # no people, no change
         found.append(changed.mean(1))
         own = own if first else changed - changed.mean(0)
@@ -133,8 +125,7 @@ def _few(truth: Features) -> Tensor:
     people, who = truth.people
     counts = (torch.zeros(len(cell), people, cell.shape[-1]).index_add(1, who, cell) > 0).sum(1)
     few = (counts.unflatten(-1, (-1, 2)) < FEW).any(1)  # [L, 2]: negatives, positives
-    everybody = torch.zeros_like(few[:, 0])
-    return torch.stack([everybody if one.people is None else few[:, one.people] for one in MEASURES.values()])
+    return torch.stack([few[:, 0] & False if one.people is None else few[:, one.people] for one in MEASURES.values()])
 
 
 def _measures(tables: Tensor) -> Tensor:

@@ -1,8 +1,5 @@
 """Comparison of runs: every method in every run's folder, weighed by `fairnb.evidence.weigh`.
 
-    evidence = compare([Path("runs/a"), Path("runs/b")])
-    print(evidence.methods)
-
 Runs that differ only in their seed are one method with several seeds. Methods of the same name with other parameters are
 distinguished by these: `multi-task (noise=0)`. A base model trained with a mitigation is a method named after it.
 """
@@ -49,21 +46,16 @@ def compare(folders: Sequence[Path], *, draws: int = DRAWS, say: Callable[[str],
 
     Labels are compared with the base model trained for accuracy alone, if one of the runs has it.
 
-    Args:
-        folders: of runs with the same test images.
-        draws: of the bootstrap.
-        say: receives notes on seeds left out because a method lacks them, and on too few seeds.
-
-    Raises:
-        FileNotFoundError: if a folder holds no finished base model and features.
-        ValueError: if the runs differ in test images, people or labels, share no label or seed, or have an older format.
+    `say` receives notes on seeds left out because a method lacks them, and on too few seeds. Raises FileNotFoundError if a
+    folder holds no finished base model and features, ValueError if the runs differ in test images, people or labels, share
+    no label or seed, or have an older format.
     """
     runs = [_read(folder) for folder in folders]
-    first = runs[0]
-    for run in runs[1:]:
-        if _truth(run) != _truth(first):
+    first, known = runs[0], [run for run in runs if run.features["test"].person is not None]
+    truths = [(run.labels, digest(run.features["test"].labels), digest(run.features["test"].group)) for run in runs]
+    for run, truth_of_run in zip(runs, truths, strict=True):
+        if truth_of_run != truths[0]:
             raise ValueError(f"{run.folder} and {first.folder} differ in test images or labels: compare them separately")
-    known = [run for run in runs if run.features["test"].person is not None]
     for run in known[1:]:
         if digest(run.features["test"].people[1]) != digest(known[0].features["test"].people[1]):
             raise ValueError(f"{run.folder} and {known[0].folder} show different people on test: compare them separately")
@@ -71,36 +63,30 @@ def compare(folders: Sequence[Path], *, draws: int = DRAWS, say: Callable[[str],
     if not bool(analysed.any()):
         raise ValueError("no label is analysed in all of these runs")
     outcomes = _outcomes(runs, analysed)
-    methods = list(dict.fromkeys(one.method for one in outcomes))
-    of_method = {method: {one.seed for one in outcomes if one.method == method} for method in methods}
-    common = set.intersection(*of_method.values())
-    if not common:
+    of_method: dict[str, set[int]] = {}
+    for one in outcomes:
+        of_method.setdefault(one.method, set()).add(one.seed)
+    if not (common := set.intersection(*of_method.values())):
         had = "; ".join(f"{method}: {some(map(str, sorted(seeds)))}" for method, seeds in of_method.items())
         raise ValueError(f"no seed is common to every method ({had}): compare runs of the same seeds")
     for seed in sorted(set.union(*of_method.values()) - common):
-        say(f"seed {seed} is left out: it is missing for {some([m for m in methods if seed not in of_method[m]])}")
+        say(f"seed {seed} is left out: it is missing for {some(name for name in of_method if seed not in of_method[name])}")
     if 1 < len(common) < FEW_SEEDS:
         say(f"{len(common)} seeds are few: intervals are wide, and hardly any label can count as changed; run 5 or more")
     truth = (known or runs)[0].features["test"].of_labels(analysed)
     names = [name for name, kept in zip(first.labels, analysed.tolist(), strict=True) if kept]
-    return weigh([one for one in outcomes if one.seed in common], truth, names, reference=methods[0], draws=draws)
+    return weigh([one for one in outcomes if one.seed in common], truth, names, reference=next(iter(of_method)), draws=draws)
 
 
 def _read(folder: Path) -> Run:
     needed = "run.json", "labels.csv", "base.safetensors", "features.safetensors"
-    missing = [name for name in needed if not (folder / name).exists()]
-    if missing:
+    if missing := [name for name in needed if not (folder / name).exists()]:
         raise FileNotFoundError(f"{folder} is no finished run: there is no {some(missing)} (`fairnb run` makes them)")
     known, table = load_run(folder), pd.read_csv(folder / "labels.csv")
     rows = table[(table.method == "base") & (table.split == "test")]
     analysed = torch.tensor(rows.analysed.to_numpy(dtype=bool))
     features = load_features(folder / "features.safetensors")
     return Run(folder, known["parameters"], known["stages"], rows.label.tolist(), analysed, features)
-
-
-def _truth(run: Run) -> tuple[object, ...]:
-    test = run.features["test"]
-    return tuple(run.labels), digest(test.labels), digest(test.group)
 
 
 def _outcomes(runs: list[Run], analysed: Tensor) -> list[Outcome]:
@@ -117,10 +103,9 @@ def _outcomes(runs: list[Run], analysed: Tensor) -> list[Outcome]:
             bases.setdefault(seed, own)
         found.setdefault((own.method, seed), own)
         for method in METHODS.values():
-            path = run.folder / f"{method.file}.safetensors"
             if method.search is None or method.name not in run.stages:
                 continue
-            moved = run.folder / "pooled_features.safetensors"
+            path, moved = run.folder / f"{method.file}.safetensors", run.folder / "pooled_features.safetensors"
             judge = replace(judge, base=bases.get(seed, own), pooled=load_features(moved) if moved.exists() else None)
             after = f" after {mitigation}" if mitigation else ""
             apart = _told_apart(run, [one for one in runs if method.name in one.stages], Recipe.names() | method.takes)

@@ -15,6 +15,8 @@ from fairnb.metrics import underestimation_index
 from fairnb.run.parameters import Pick
 from fairnb.swarm.repository import hypervolume
 
+NONE = float("nan")
+
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
@@ -25,11 +27,11 @@ class Outcome:
     test: Tensor  # bool [L, N], predictions on test
     scores: Tensor | None  # float32 [L, N], thresholded for the predictions, higher is more positive; None if there are none
     valid: Tensor  # int64 [L, G, 2, 2], contingency tables on validation
-    promised: float = float("nan")  # mean UEI on the images of the pick: all of validation, or those held out for it
-    area: tuple[float, float] = (float("nan"), float("nan"))  # on validation and on test, see `area`
+    promised: float = NONE  # mean UEI on the images of the pick: all of validation, or those held out for it
+    area: tuple[float, float] = (NONE, NONE)  # on validation and on test, see `area`
     needs_group: bool = False  # whether predictions need the group
     evaluations: int = 0  # models scored per label
-    seconds: float = float("nan")  # of the training or the search
+    seconds: float = NONE  # of the training or the search
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,31 +45,20 @@ class Judge:
     base: Outcome | None = None  # the base model's, a corner of that rectangle; None while the base model itself is judged
     pooled: dict[str, Features] | None = None  # inputs of the layer before the last, if a search moves that layer too
 
-    def outcome(
-        self, method: str, found: Heads | Search, seconds: float = float("nan"), *, base: Outcome | None = None
-    ) -> Outcome:
-        """The outcome of a method's heads, a front of one, or of its search with its front and cost.
-
-        Args:
-            method: name of the method.
-            found: the heads or the search.
-            seconds: of the training or the search.
-            base: overrides the judge's.
-        """
+    def outcome(self, method: str, found: Heads | Search, seconds: float = NONE, *, base: Outcome | None = None) -> Outcome:
+        """The outcome of a method's heads, a front of one, or of its search; `base` overrides the judge's."""
         search, heads = (found, found.heads) if isinstance(found, Search) else (None, found)
         where, base = self.searched.nonzero().squeeze(1), base or self.base
         own = heads.of(where)
         splits = self.features if heads.hidden is None or self.pooled is None else self.pooled
         valid, test = (splits[name].of_labels(where) for name in ("valid", "test"))
-        front, layers = own.weights.movedim(-2, 0).flatten(1).unsqueeze(1), None  # [S, 1, D + 1] or [S, 1, G·(D + 1)]
-        if search is not None:
-            front, layers = _front(search, own)
+        alone = own.weights.movedim(-2, 0).flatten(1).unsqueeze(1)  # [S, 1, D + 1] or [S, 1, G·(D + 1)]
+        front, layers = (alone, None) if search is None else _front(search, own)
         tables, predicted = own.tables(valid), own.predict(test)
         beside = torch.tensor([0.0, self.tolerance], dtype=torch.float64)
-        areas = (
-            area(valid, front, uei_and_error(tables if base is None else base.valid) + beside, layers),
-            area(test, front, uei_and_error(test.tables(predicted if base is None else base.test)) + beside, layers),
-        )
+        on_valid, on_test = (tables, predicted) if base is None else (base.valid, base.test)
+        corners = uei_and_error(on_valid) + beside, uei_and_error(test.tables(on_test)) + beside
+        areas = area(valid, front, corners[0], layers), area(test, front, corners[1], layers)
         picks = [] if search is None else [float(uei[place]) for uei, place in zip(search.uei, search.picked, strict=True)]
         promised = fmean(picks) if picks else float(underestimation_index(tables).mean())
         return Outcome(
@@ -77,16 +68,13 @@ class Judge:
 
 
 def area(features: Features, front: Tensor, corner: Tensor, layers: Tensor | None = None) -> float:
-    """Hypervolume of fronts in UEI and error, as a share of the rectangle from (0, 0), mean over labels.
+    """Hypervolume of fronts in UEI and error, as a share of the rectangle from (0, 0), mean over labels: in [0, 1), or NaN.
 
     Args:
         features: of the split to judge on, with the S labels only.
         front: float32 [S, A, D + 1] heads, or [S, A, G·(D + 1)], the groups' heads in a row.
         corner: float64 [S, 2], the rectangle's far corner: the base model's UEI, and its error plus the tolerance.
         layers: float32 [A, D, F + 1], each candidate's previous layer, if searched too.
-
-    Returns:
-        In [0, 1); NaN if every rectangle is empty.
     """
     reached = uei_and_error(score_heads(features, front) if layers is None else Scorer(features)(front, layers))
     return float((hypervolume(reached, corner) / corner.prod(-1)).nanmean())

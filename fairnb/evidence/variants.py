@@ -79,15 +79,13 @@ def both_layers(on: Setting) -> Search:
 @_variant
 def as_many(on: Setting, particles: int) -> Search:
     """Another number of particles at the same number of evaluations."""
-    iterations = max(0, round(on.swarm.evaluations / particles) - 1)
-    return multi(swarm={"particles": particles, "iterations": iterations})(on)
+    return multi({"particles": particles, "iterations": max(0, round(on.swarm.evaluations / particles) - 1)})(on)
 
 
 def recalibrated(problem: Problem) -> tuple[Tensor, int]:
     """The base model's heads, those searched refitted on validation; and the number of gradients computed."""
-    valid, heads = problem.features, problem.heads.clone()
-    labels = valid.labels[:, problem.where]
-    heads[problem.where], cost = recalibrate(valid.x, labels, heads[problem.where], seed=problem.seed)
+    valid, heads, where = problem.features, problem.heads.clone(), problem.where
+    heads[where], cost = recalibrate(valid.x, valid.labels[:, where], heads[where], seed=problem.seed)
     return heads, cost
 
 
@@ -112,14 +110,7 @@ def on_recalibrated(on: Setting, thresholds: Callable[[Problem], Search]) -> Sea
 
 @_variant
 def repicked(on: Setting, variant: Variant, *, indifference: float = 0.0, tolerance: float | None = None) -> Search:
-    """A search per label with another pick.
-
-    Args:
-        on: the setting.
-        variant: the search.
-        indifference: see `fairnb.methods.calibrated.calibrated_multi_task`.
-        tolerance: accuracy that each label may lose; the setting's by default.
-    """
+    """A search per label with another pick: its `indifference` (see `calibrated_multi_task`), or another tolerance."""
     fronts = on.search(variant).fronts
     problem = on.problem if tolerance is None else replace(on.problem, tolerance=tolerance)
     tables = score_heads(problem.valid, fronts.positions, problem.where)

@@ -1,9 +1,6 @@
 """Comparison of methods: the results of each, its changes per label, and their intervals.
 
 evidence = weigh([judge.outcome("base", heads), judge.outcome("multi-task", search), …], truth, names)
-evidence.methods                # one row per method, with 95 % intervals
-evidence.changes                # one row per method and label: its change from the base model, and its significance
-evidence.differences            # one row per pair of methods
 """
 
 from __future__ import annotations
@@ -48,9 +45,8 @@ class Evidence:
 
     In `methods`, values are means over labels and seeds, on test unless stated otherwise; `units` is the number of people or
     images resampled. A gap is a mean over the labels whose rates have `FEW` people or more in each group. `highest_rise` is
-    the largest upper end of any label's change of UEI: with few people or seeds, `worsened` may overlook it.
-
-    In `changes`, worst first, the interval is a single label's; p_holm is corrected for all labels.
+    the largest upper end of any label's change of UEI: with few people or seeds, `worsened` may overlook it. In `changes`,
+    worst first, the interval is a single label's; p_holm is corrected for all labels.
     """
 
     methods: pd.DataFrame  # method, seeds, units, each of `MEASURES` with its `_low` and `_high`, worsened, mended,
@@ -69,41 +65,27 @@ def weigh(
     outcomes: Sequence[Outcome], truth: Features, names: Sequence[str], *,
     reference: str = "base", draws: int = DRAWS, seed: int = 0,
 ) -> Evidence:  # fmt: skip
-    """Compare methods on the same test images.
+    """Compare methods, all of the same seeds, on the same test images: those of `truth`, with L labels of these names.
 
     People are resampled if `truth` knows them, else images. A label is worsened, or mended, if its change of UEI from the
-    reference is significant after Holm's correction over the labels.
-
-    Args:
-        outcomes: every method with the same seeds.
-        truth: labels bool [N, L], groups and people of the test images; `x` is not used.
-        names: of the L labels.
-        reference: the method with which labels are compared.
-        draws: of the bootstrap.
-        seed: of the draws.
-
-    Raises:
-        ValueError: if the methods have different seeds, the reference is missing, predictions are of other images, or there
-            are too few draws for any change to be significant.
+    reference is significant after Holm's correction over the labels. Raises ValueError if seeds differ, the reference is
+    missing, predictions are of other images, or there are too few draws for any change to be significant.
     """
-    seeds = sorted({outcome.seed for outcome in outcomes})
-    methods = list(dict.fromkeys(outcome.method for outcome in outcomes))
     by_place = {(outcome.method, outcome.seed): outcome for outcome in outcomes}
+    methods, seeds = list(dict.fromkeys(method for method, _ in by_place)), sorted({seed for _, seed in by_place})
     _check(by_place, methods, seeds, reference, truth, names, draws)
     order = [[by_place[method, seed] for seed in seeds] for method in methods]  # [M][K]
     drawn = draw(order, truth, draws, seeded(seed, "bootstrap"))
-    uei = list(MEASURES).index("uei")
+    uei, home = list(MEASURES).index("uei"), methods.index(reference)
     of_labels = drawn.map(lambda measured: measured[..., uei, :])  # [..., M, L]
     means = drawn.map(lambda measured: measured.nanmean(-1))  # over labels, [..., M, 4]
-    home = methods.index(reference)
     mean = of_labels.each.mean(0)  # [M, L]
     labels, counts = [], []
     for m, method in enumerate(methods):
         change, changed = of_labels.of(m, less=home)
-        p = two_sided_p(changed)
+        p, (low, high) = two_sided_p(changed), interval(changed)
         corrected = holm(p)
         significant = corrected <= 1 - LEVEL
-        low, high = interval(changed)
         columns = {
             "method": method, "label": list(names), "uei_base": mean[home], "uei": mean[m], "change": change,
             "low": low, "high": high, "p": p, "p_holm": corrected,
@@ -115,10 +97,8 @@ def weigh(
         if m != home:
             labels.append(table.sort_values("change", ascending=False, kind="stable"))
     rows = [_method_row(row, with_interval(*means.of(m)), counts[m], truth) for m, row in enumerate(order)]
-    pairs = [
-        {"method": methods[m], "against": methods[n], **with_interval(*means.of(m, less=n))}
-        for m, n in permutations(range(len(methods)), 2)
-    ]
+    two = permutations(range(len(methods)), 2)
+    pairs = [{"method": methods[m], "against": methods[n], **with_interval(*means.of(m, less=n))} for m, n in two]
     changes = pd.concat(labels, ignore_index=True) if labels else pd.DataFrame()
     return Evidence(pd.DataFrame(rows), changes, pd.DataFrame(pairs))
 
@@ -129,9 +109,7 @@ def with_interval(mean: Tensor, draws: Tensor) -> dict[str, float]:
     return {f"{name}{end}": float(value[i]) for i, name in enumerate(MEASURES) for end, value in ends.items()}
 
 
-def _method_row(
-    row: list[Outcome], measured: dict[str, float], changed: dict[str, float], truth: Features
-) -> dict[str, Any]:
+def _method_row(row: list[Outcome], measured: dict[str, float], changed: dict[str, Any], truth: Features) -> dict[str, Any]:
     from sklearn.metrics import average_precision_score  # slow to import
 
     precision = [
@@ -139,10 +117,10 @@ def _method_row(
         for one in row
         for j in range(len(one.test))
     ]
-    bounds = {f"{name}{end}": measure.bounds for name, measure in MEASURES.items() for end in ("", "_low", "_high")}
+    bounds = {name: MEASURES[name.removesuffix("_low").removesuffix("_high")].bounds for name in measured}
     held = {name: min(max(value, bounds[name][0]), bounds[name][1]) for name, value in measured.items()}
-    per_label = {name: measure for name, measure in MEASURES.items() if measure.per_label}
-    valid = {f"{n}_valid": fmean(float(measure.of(one.valid).mean()) for one in row) for n, measure in per_label.items()}
+    per_label = ((f"{name}_valid", measure.of) for name, measure in MEASURES.items() if measure.per_label)
+    valid = {name: fmean(float(of(one.valid).mean()) for one in row) for name, of in per_label}
     areas = torch.tensor([one.area for one in row], dtype=torch.float64).mean(0).tolist()
     units = f"{truth.people[0]:,} {'images' if truth.person is None else 'people'}"
     return {
@@ -158,15 +136,13 @@ def _check(
     by_place: dict[tuple[str, int], Outcome], methods: list[str], seeds: list[int], reference: str, truth: Features,
     names: Sequence[str], draws: int,
 ) -> None:  # fmt: skip
-    missing = [f"{method} of seed {seed}" for method in methods for seed in seeds if (method, seed) not in by_place]
-    if missing:
+    if missing := [f"{method} of seed {seed}" for method in methods for seed in seeds if (method, seed) not in by_place]:
         raise ValueError(f"every method needs the same seeds to be compared: there is no {some(missing)}")
     if reference not in methods:
         raise ValueError(unknown("method", reference, methods))
     wanted = (truth.labels.shape[1], len(truth.group))
     for (method, seed), one in by_place.items():
-        if one.test.shape != wanted:
-            shape = tuple(one.test.shape)
+        if (shape := tuple(one.test.shape)) != wanted:
             raise ValueError(f"{method} of seed {seed} predicts {shape} labels and images, the truth has {wanted}")
     if len(names) != wanted[0]:
         raise ValueError(f"{len(names)} names for {wanted[0]} labels")

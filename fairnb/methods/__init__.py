@@ -32,13 +32,11 @@ __all__ = [
 
 BASE = Method("base", None, frozenset(), "unused", "#d55e00", "o", paper=True)
 # In the order of tables and figures.
-METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (
-        BASE, dynamic_weighting.METHOD, multi_task.METHOD, thresholds.BY_LABEL, thresholds.BY_GROUP, soft_uei.METHOD,
-        random_search.METHOD, calibrated.METHOD,
-    )
-}  # fmt: skip
+_ALL = (
+    BASE, dynamic_weighting.METHOD, multi_task.METHOD, thresholds.BY_LABEL, thresholds.BY_GROUP, soft_uei.METHOD,
+    random_search.METHOD, calibrated.METHOD,
+)  # fmt: skip
+METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 # Use of the group by peers from other libraries and other trainings, which only `benchmarks/` and `mitigation` run.
 PEERS = {
     "torchjd UPGrad": "inferred", "pymoo NSGA-II": "inferred", "jMetalPy SMPSO": "inferred", "fairlearn": "given",
@@ -54,10 +52,9 @@ def method_named(name: str) -> Method:
 
 
 def group_use(name: str) -> str:
-    """Source of the group in a method's predictions: "given", "inferred" or "unused".
+    """Source of the group in a method's predictions, "given", "inferred" or "unused"; suffixes are ignored.
 
-    A suffix is ignored: `multi-task after reweighing (noise=0)`, `fairlearn, equal odds`. An unknown method raises
-    ValueError.
+    Suffixes as in `multi-task after reweighing (noise=0)` or `fairlearn, equal odds`. An unknown method raises ValueError.
     """
     plain = re.split(r" after | \(|, ", name)[0]
     uses = {method.name: method.group for method in METHODS.values()} | PEERS

@@ -33,22 +33,16 @@ def calibrated_multi_task(
 ) -> Search:
     """Recalibrate each label's head, then search its threshold and the group directions for UEI and error.
 
-    Args:
-        problem: to solve.
-        swarm: its parameters; the fits use up its evaluations, one per gradient, but a quarter of its iterations stays.
-        indifference: share of the UEI expected by chance (`fairnb.metrics.chance_index`); candidates whose UEI on the images
-            of the pick is lower count as equal, and the most accurate of them is picked.
-        recalibrated: whether heads are fitted first; otherwise the search starts at the base model's.
-        spread: distance of the first particles from the recalibrated head, in standard deviations of its logits.
-
-    A negative `spread` or `indifference` raises ValueError.
+    The fits use up the swarm's evaluations, one per gradient, but a quarter of its iterations stays; without `recalibrated`
+    the search starts at the base model's heads. `spread` is the distance of the first particles from the start, in standard
+    deviations of its logits. Candidates whose UEI on the images of the pick is below the share `indifference` of that
+    expected by chance count as equal, and the most accurate is picked. A negative value raises ValueError.
     """
     if not spread >= 0 or not indifference >= 0:
         raise ValueError(f"spread={spread} and indifference={indifference} must not be negative")
     valid, start = problem.valid, problem.start
-    better, steps = start, 0
-    if recalibrated:
-        better, steps = recalibrate(valid.x, valid.labels[:, problem.where], start, seed=problem.seed)
+    labels = valid.labels[:, problem.where]
+    better, steps = recalibrate(valid.x, labels, start, seed=problem.seed) if recalibrated else (start, 0)
     directions, more = group_directions(valid, problem.seed)  # [G − 1, D + 1]
     # The cost of the fits is deducted from the flight, so that methods are compared at equal evaluations.
     left = (swarm.evaluations - steps - more) // swarm.particles - 1
@@ -62,8 +56,7 @@ def calibrated_multi_task(
     # In a few dimensions the paper's flight sometimes comes to rest far from the front.
     swarm = swarm.but(flight="constricted", iterations=max(swarm.iterations // 4, left))
     name, score = "calibrated multi-task", problem.scorer()
-    generator = problem.generator(name)
-    centre = start.new_zeros(len(start), valid.groups)
+    generator, centre = problem.generator(name), start.new_zeros(len(start), valid.groups)
     particles = scatter(centre, torch.full_like(centre, spread), swarm.particles, generator)
     worst = torch.ones(len(start), 2, dtype=torch.float64, device=start.device)
     fronts = mopso(
@@ -75,10 +68,9 @@ def calibrated_multi_task(
 
 
 def indifferent_to(fronts: Fronts, tables: Tensor, share: float) -> Tensor:
-    """UEI below which a label's candidates count as equal: a share of that expected by chance.
+    """A share of the UEI expected by chance at the errors of each label's candidate of lowest UEI: float64 [S].
 
-    Float64 [S], from the fronts of S labels and their candidates' tables [S, A, G, 2, 2] on the images of the pick. Errors
-    are those of the candidate of lowest UEI.
+    `tables` holds those of the S labels' candidates, [S, A, G, 2, 2], on the images of the pick.
     """
     return share * chance_index(tables[torch.arange(len(tables)), fronts.objectives[..., 0].argmin(1)])
 
@@ -89,10 +81,8 @@ def recalibrate(x: Tensor, labels: Tensor, heads: Tensor, *, seed: int = 0) -> t
     Features float32 [N, D], labels bool [N, S] and heads float32 [S, D + 1] give new heads float32 [S, D + 1] and the number
     of gradients; `seed` is that of the folds.
     """
-    truth = labels.T.float()
+    truth, steps, loss = labels.T.float(), 0, torch.zeros(len(REACHES), dtype=torch.float64)
     fold = (torch.randperm(len(x), generator=seeded(seed, "folds")) % FOLDS).to(x.device)
-    loss = torch.zeros(len(REACHES), dtype=torch.float64)
-    steps = 0
     for k in range(FOLDS):
         fitted = heads
         for i, reach in enumerate(REACHES):  # from near to far, each from the last one's result
@@ -113,20 +103,19 @@ def fit_near(
     and the number of gradients. Iterations start at `begin`, by default `heads`, and stop where the loss or all weights
     change by less than `settled`.
     """
-    mean = x.mean(0)
-    centred = x - mean
+    centred = x - (mean := x.mean(0))
     penalty = float(centred.square().mean(0).sum()) / (2 * reach**2 * len(x))
     around, moved = (_shift(h, mean) for h in (heads, heads if begin is None else begin))
-    moved = moved.clone().requires_grad_(True)
+    moved.requires_grad_(True)
     newton = torch.optim.LBFGS(
-        [moved], max_iter=100, history_size=10, line_search_fn="strong_wolfe", tolerance_change=settled
+        [moved], max_iter=100, tolerance_change=settled, history_size=10, line_search_fn="strong_wolfe"
     )
 
     def loss() -> Tensor:
         newton.zero_grad()
         scores = logits(centred, moved)
-        entropy = binary_cross_entropy_with_logits(scores, truth, reduction="none").mean(1).sum()
-        value = entropy + penalty * (moved[:, :-1] - around[:, :-1]).square().sum()
+        value = binary_cross_entropy_with_logits(scores, truth, reduction="none").mean(1).sum()
+        value = value + penalty * (moved[:, :-1] - around[:, :-1]).square().sum()
         value.backward()
         return value
 
@@ -140,10 +129,7 @@ def _shift(heads: Tensor, mean: Tensor) -> Tensor:
 
 
 def group_directions(features: Features, seed: int = 0) -> tuple[Tensor, int]:
-    """Heads that separate each group but the first from the others, with logits of mean 0 and standard deviation 1.
-
-    Returns float32 [G − 1, D + 1], and the number of gradients.
-    """
+    """Heads [G − 1, D + 1] that separate each group but the first, logits of mean 0 and deviation 1; number of gradients."""
     member = one_hot(features.group, features.groups)[:, 1:].bool()
     nothing = features.x.new_zeros(features.groups - 1, features.x.shape[1] + 1)
     heads, steps = recalibrate(features.x, member, nothing, seed=seed)

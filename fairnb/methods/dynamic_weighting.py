@@ -1,7 +1,5 @@
 """The paper's dynamic weighting (section 5): one search for two weighted sums over all labels, equations 7 and 8."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -37,13 +35,10 @@ def dynamic_weighting(problem: Problem, swarm: Swarm, settings: Settings) -> Sea
         moved = x[:, : start.numel()].unflatten(-1, start.shape).transpose(0, 1)
         return moved, None if hidden is None else x[:, start.numel() :].unflatten(-1, hidden.shape)
 
-    def objectives(score: Scorer) -> Callable[[Tensor], Tensor]:
-        def values(x: Tensor) -> Tensor:  # [1, P, …]
-            tables = score(*layers(x[0]))  # [S, P, G, 2, 2]
-            uei, acc, epsilon = underestimation_index(tables), accuracy(tables), settings.epsilon  # [S, P]
-            return torch.stack([(uei / (acc + epsilon)).sum(0), -(acc / (uei + epsilon)).sum(0)], dim=-1).unsqueeze(0)
-
-        return values
+    def objectives(score: Scorer, x: Tensor) -> Tensor:  # of positions [1, P, …]
+        tables = score(*layers(x[0]))  # [S, P, G, 2, 2]
+        uei, acc, epsilon = underestimation_index(tables), accuracy(tables), settings.epsilon  # [S, P]
+        return torch.stack([(uei / (acc + epsilon)).sum(0), -(acc / (uei + epsilon)).sum(0)], dim=-1).unsqueeze(0)
 
     begin = Start(centre.unsqueeze(0), unit.unsqueeze(0))
     fronts = fly(problem, "dynamic weighting", begin, objectives, swarm, settings, settings.epsilon)
@@ -57,9 +52,7 @@ def dynamic_weighting(problem: Problem, swarm: Swarm, settings: Settings) -> Sea
 
 
 METHOD = Method(
-    "dynamic weighting",
-    lambda problem, given: dynamic_weighting(problem, given.part(Swarm), given.part(Settings)),
-    takes=frozenset(Swarm.names() | Settings.names() | Pick.names()) - {"gradient_steps"},
-    group="inferred", colour="#0173b2", marker="s", reference="blanzeisky2023", paper=True,
-    both_layers=lambda given: given.layers == "all",
+    "dynamic weighting", lambda problem, given: dynamic_weighting(problem, given.part(Swarm), given.part(Settings)),
+    takes=frozenset(Swarm.names() | Settings.names() | Pick.names()) - {"gradient_steps"}, group="inferred",
+    colour="#0173b2", marker="s", reference="blanzeisky2023", paper=True, both_layers=lambda given: given.layers == "all",
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from fairnb.heads import Scorer
 from fairnb.methods.problem import SAMPLE, Problem, noise_unit, scatter
 from fairnb.run.keys import content_key, digest
 from fairnb.run.parameters import Settings, Swarm
-from fairnb.swarm.mopso import Fronts, Objectives, mopso, rescore
+from fairnb.swarm.mopso import Fronts, mopso, rescore
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,26 +25,23 @@ class Start:
 
 
 def fly(
-    problem: Problem, purpose: str, start: Start, objectives: Callable[[Scorer], Objectives], swarm: Swarm,
+    problem: Problem, purpose: str, start: Start, objectives: Callable[[Scorer, Tensor], Tensor], swarm: Swarm,
     settings: Settings, *known: float,
 ) -> Fronts:  # fmt: skip
     """Scatter the first particles around the start, itself among them, and search.
 
-    `purpose` seeds the random numbers and titles the progress bar; `objectives` maps a scorer to the objectives; `settings`
+    `purpose` seeds the random numbers and titles the progress bar; `objectives` takes a scorer and positions; `settings`
     gives spread, coordinates and arithmetic. `known` holds other values that the objectives depend on: a saved search
     resumes only under the same ones.
     """
-    valid, centre = problem.valid, start.centre
-    generator = problem.generator(purpose)
+    valid, centre, generator = problem.valid, start.centre, problem.generator(purpose)
     particles = scatter(centre, start.unit * settings.spread, swarm.particles, generator)
-    score = objectives(problem.scorer())
-    quick = score if settings.steer == "float32" else objectives(problem.scorer(settings.steer))
-    named = ""
-    if problem.saved is not None:  # features enter the search's key by the unit of noise, the spread by the particles
-        of = [known, settings.steer, settings.whiten, problem.where.tolist(), digest(valid.labels), digest(valid.group)]
-        named = content_key([purpose, *of])
+    score = partial(objectives, problem.scorer())
+    quick = score if settings.steer == "float32" else partial(objectives, problem.scorer(settings.steer))
+    # Features enter the search's key by the unit of noise, the spread by the particles.
+    of = [known, settings.steer, settings.whiten, problem.where.tolist(), digest(valid.labels), digest(valid.group)]
     search: dict[str, Any] = {"generator": generator, "reference": start.reference, "fabric": problem.fabric}
-    search |= {"saved": problem.saved, "named": named, "progress": purpose}
+    search |= {"saved": problem.saved, "named": content_key([purpose, *of]), "progress": purpose}
     if not settings.whiten:
         fronts = mopso(quick, particles, swarm, scale=start.unit.unsqueeze(1), **search)
         return fronts if settings.steer == "float32" else rescore(fronts, score)
@@ -56,10 +54,7 @@ def fly(
 
 
 class _Whitened:
-    """Coordinates of a head in which the features x [N, D] have mean 0, no correlations and variance 1.
-
-    Variances below a ten-thousandth of the largest are raised to it.
-    """
+    """Coordinates of a head in which the features x [N, D] have mean 0, no correlations and, if not tiny, variance 1."""
 
     def __init__(self, x: Tensor) -> None:
         x = x[:SAMPLE].double()

@@ -14,9 +14,7 @@ class Method:
     """A way to move the base model's heads."""
 
     name: str  # as in tables and figures
-    search: (
-        Callable[[Problem, Parameters], Search] | None
-    )  # solves a problem with a run's parameters; None for the base model
+    search: Callable[[Problem, Parameters], Search] | None  # solves a problem by a run's parameters; None for the base model
     takes: frozenset[str]  # parameters that the result depends on, beyond the base model's
     # source of the group in a prediction: "given" with each image, or "inferred" from it by weights that were moved with the
     # group in view

@@ -20,13 +20,12 @@ def multi_task(problem: Problem, swarm: Swarm, settings: Settings, *, begin: Ten
     first = problem.start if begin is None else begin[problem.where].to(problem.start)
     worst = torch.ones(len(first), 2, dtype=torch.float64, device=first.device)
     start = Start(first, noise_unit(problem.valid.x, first), worst)
-    fronts = fly(problem, "multi-task fix", start, lambda score: lambda x: uei_and_error(score(x)), swarm, settings)
+    fronts = fly(problem, "multi-task fix", start, lambda score, x: uei_and_error(score(x)), swarm, settings)
     return pick_each(problem, fronts)
 
 
 METHOD = Method(
-    "multi-task",
-    lambda problem, given: multi_task(problem, given.part(Swarm), given.part(Settings)),
+    "multi-task", lambda problem, given: multi_task(problem, given.part(Swarm), given.part(Settings)),
     takes=frozenset(Swarm.names() | Settings.names() | Pick.names()) - {"epsilon", "layers", "gradient_steps"},
     group="inferred", colour="#029e73", marker="D", reference="blanzeisky2023", paper=True,
 )  # fmt: skip

@@ -16,14 +16,10 @@ from fairnb.swarm.repository import hypervolume
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """The result of a method on validation.
-
-    The candidates of each of S swarms are the base model, then its Pareto set. S is 1 where all labels are searched
-    together, else the number of labels searched.
-    """
+    """The result of a method on validation: the candidates of each of S swarms are the base model, then its Pareto set."""
 
     fronts: Fronts  # in the objectives that were searched
-    uei: list[Tensor]  # per swarm, float64 [K] over candidates; the mean over labels where S is 1
+    uei: list[Tensor]  # per swarm, float64 [K] over candidates; the mean over labels where S is 1: all searched together
     accuracy: list[Tensor]  # likewise
     picked: list[int]  # per swarm, the candidate picked
     heads: Heads  # the model picked; labels that were not searched keep the base model's heads
@@ -41,20 +37,14 @@ def pick(uei: Tensor, accuracy: Tensor, tolerance: float, indifferent: float = 0
 
 
 def pick_each(problem: Problem, fronts: Fronts, indifferent: Tensor | None = None) -> Search:
-    """Pick a head for each label from its own front.
-
-    Positions are heads [S, A, D + 1], or by group [S, A, G·(D + 1)]; `indifferent` [S] as in `pick`, 0 by default.
-    """
-    uei, accuracy, picked, heads = [], [], [], []
-    values = judged(problem, fronts)
+    """Pick a head for each label from its own front of heads, [S, A, D + 1] or by group; `indifferent` [S] as in `pick`."""
+    values, along = judged(problem, fronts), fronts.along()
     start = problem.start.repeat(1, fronts.positions.shape[-1] // problem.start.shape[1])  # one per group if by group
-    for s, places in enumerate(fronts.along()):
-        candidates = torch.cat([problem.base[s : s + 1], values[s, places]])
-        uei.append(candidates[:, 0])
-        accuracy.append(1 - candidates[:, 1])
-        least = 0.0 if indifferent is None else float(indifferent[s])
-        picked.append(pick(uei[-1], accuracy[-1], problem.tolerance, least))
-        heads.append(torch.cat([start[s : s + 1], fronts.positions[s, places]])[picked[-1]])
+    candidates = [torch.cat([problem.base[s : s + 1], values[s, places]]) for s, places in enumerate(along)]
+    uei, accuracy = [f[:, 0] for f in candidates], [1 - f[:, 1] for f in candidates]
+    least = [0.0] * len(along) if indifferent is None else indifferent.tolist()
+    picked = [pick(u, a, problem.tolerance, low) for u, a, low in zip(uei, accuracy, least, strict=True)]
+    heads = [torch.cat([start[s : s + 1], fronts.positions[s, places]])[picked[s]] for s, places in enumerate(along)]
     return Search(fronts, uei, accuracy, picked, problem.with_heads(torch.stack(heads)))
 
 

@@ -116,8 +116,7 @@ def hold_out(features: Features, share: float, seed: int) -> tuple[Features, Fea
     chosen = torch.zeros(people, dtype=torch.bool)
     for person in torch.randperm(people, generator=seeded(seed, "held out")).tolist():
         if images[person] <= left:
-            chosen[person] = True
-            left -= images[person]
+            chosen[person], left = True, left - images[person]
     kept = chosen[which.cpu()]
     if not kept.any() or kept.all():
         raise ValueError(f"held_out={share} of {len(kept)} images of {people} people leaves none for the search or the pick")
@@ -125,13 +124,9 @@ def hold_out(features: Features, share: float, seed: int) -> tuple[Features, Fea
 
 
 def noise_unit(x: Tensor, layer: Tensor) -> Tensor:
-    """Unit of noise, float32 [R, 1], for each row of a layer [R, D + 1] on its input x [N, D].
-
-    Gaussian noise of this size changes a unit's output by the output's own RMS.
-    """
-    x = x[:SAMPLE]
-    output = x @ layer[:, :-1].T + layer[:, -1]
-    length = x.square().sum(1).add(1).mean().sqrt()  # of an image's features with the bias's 1
+    """Noise, float32 [R, 1], that changes the outputs of a layer [R, D + 1] on its input x [N, D] by their own RMS."""
+    output = x[:SAMPLE] @ layer[:, :-1].T + layer[:, -1]
+    length = x[:SAMPLE].square().sum(1).add(1).mean().sqrt()  # of an image's features with the bias's 1
     return (output.square().mean(0).sqrt() / length).unsqueeze(1)
 
 

@@ -13,10 +13,9 @@ AT_ONCE = 100  # heads per label drawn and scored together
 
 
 def random_search(problem: Problem, *, evaluations: int, spread: float = Settings().spread) -> Search:
-    """Scatter `evaluations` heads per label around the base model's and keep the non-dominated.
+    """Scatter `evaluations` heads per label, at least 1, around the base model's and keep the non-dominated.
 
-    The right distance is unknown, so each draw has its own, log-uniform from a tenth of `spread` to ten times it, in units
-    of `noise_unit`. Fewer than one evaluation raises ValueError.
+    The right distance is unknown: each draw's own is log-uniform from `spread` / 10 to 10 · `spread`, in `noise_unit`s.
     """
     if evaluations < 1:
         raise ValueError(f"evaluations={evaluations} must be at least 1")
@@ -28,8 +27,7 @@ def random_search(problem: Problem, *, evaluations: int, spread: float = Setting
         far = 10 ** (2 * torch.rand(*shape[:2], 1, generator=generator, device=start.device) - 1)
         x = start.unsqueeze(1) + unit * far * torch.randn(shape, generator=generator, device=start.device)
         for s, f in enumerate(uei_and_error(score(x))):
-            both = torch.cat([values[s], f])
-            keep = non_dominated(both)
+            keep = non_dominated(both := torch.cat([values[s], f]))
             positions[s], values[s] = torch.cat([positions[s], x[s]])[keep], both[keep]
     return picked_from(problem, positions, values, evaluations)
 

@@ -53,20 +53,17 @@ def soft_uei(
         if step % SNAPSHOT == 0 or step == steps:
             passed.append((start.unsqueeze(1) + unit * moved).detach())
     candidates = torch.cat(passed, dim=1)
-    f = uei_and_error(problem.scorer()(candidates))
-    keep = non_dominated(f)
+    keep = non_dominated(f := uei_and_error(problem.scorer()(candidates)))
     positions, values = ([part[s, keep[s]] for s in range(len(start))] for part in (candidates, f))
     return picked_from(problem, positions, values, len(w) * steps)
 
 
 def smooth_uei(chance: Tensor, truth: Tensor, member: Tensor) -> Tensor:
-    """Soft UEI: predictions are counted by their probabilities; equal to UEI where they are 0 and 1.
+    """UEI of predictions counted by their probabilities, `chance` [..., N] in [0, 1], under the truth 0/1 [..., N].
 
-    It takes `chance` [..., N] in [0, 1], the probabilities; `truth` 0/1 [..., N]; and `member` [N, G], each image's weight
-    1/N in the column of its group, else 0.
+    `member` [N, G] holds each image's weight 1/N in the column of its group, else 0.
     """
-    whole = member.sum(0)
-    predicted, true = chance @ member, truth @ member  # [..., G]
+    whole, predicted, true = member.sum(0), chance @ member, truth @ member  # [..., G]
     parts = [(predicted, true), (whole - predicted, whole - true)]
     gaps = [((p.clamp(min=0) + TINY).sqrt() - (t.clamp(min=0) + TINY).sqrt()).square().sum(-1) for p, t in parts]
     return (torch.stack(gaps).sum(0) / 2 + TINY).sqrt()

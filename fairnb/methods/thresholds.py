@@ -19,8 +19,7 @@ def label_thresholds(problem: Problem) -> Search:
     positions, values = [], []
     for head, label in zip(problem.start, problem.where.tolist(), strict=True):
         bias, tables = _thresholds(head, problem.valid, label)
-        f = uei_and_error(tables)
-        keep = non_dominated(f)
+        keep = non_dominated(f := uei_and_error(tables))
         positions.append(torch.cat([head[:-1].expand(int(keep.sum()), -1), bias[keep].unsqueeze(1)], dim=1))
         values.append(f[keep])
     return picked_from(problem, positions, values, len(problem.valid.x) + 1)
@@ -42,9 +41,8 @@ def group_thresholds(problem: Problem) -> Search:
             gaps = (share.sum(-2).sqrt() - share.sum(-1).sqrt()).square().sum(-1) / 2
             parts = torch.stack([gaps, share[:, 0, 1] + share[:, 1, 0]], dim=-1)  # the group's part of UEI² and of the error
             keep = non_dominated(parts)
-            pairs = (sums.unsqueeze(1) + parts[keep]).flatten(0, 1)
             first, second = biases.repeat_interleave(int(keep.sum()), dim=0), bias[keep].repeat(len(biases)).unsqueeze(1)
-            keep = non_dominated(pairs)
+            keep = non_dominated(pairs := (sums.unsqueeze(1) + parts[keep]).flatten(0, 1))
             sums, biases = pairs[keep], torch.cat([first, second], dim=1)[keep]
         weights = head[:-1].expand(*biases.shape, -1)  # [K, G, D]
         positions.append(torch.cat([weights, biases.unsqueeze(-1)], dim=-1).flatten(1))
@@ -58,8 +56,7 @@ def _thresholds(head: Tensor, part: Features, label: int) -> tuple[Tensor, Tenso
     cell = cells(part.labels[order, label], one_hot(part.group[order], part.groups)).long()  # [N, G·2]
     positives = torch.cat([torch.zeros_like(cell[:1]), cell.cumsum(0)])  # of the first k, k = 0 … N
     ends = torch.cat([raw[:1] + 1, raw, raw[-1:] - 1])
-    apart = ends[:-1] != ends[1:]
-    threshold = (ends[:-1] + ends[1:]) / 2
+    apart, threshold = ends[:-1] != ends[1:], (ends[:-1] + ends[1:]) / 2
     counts = torch.stack([positives[-1] - positives, positives], dim=-1).unflatten(1, (-1, 2))  # [N + 1, G, y, ŷ]
     return -threshold[apart], counts[apart]
 

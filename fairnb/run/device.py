@@ -19,7 +19,9 @@ def resolve(device: str = "auto", precision: str = "auto") -> tuple[str, str]:
     if device == "auto":
         device = next((name for name in ("cuda", "mps") if present[name]), "cpu")
     if precision == "auto":
-        precision = "bf16-mixed" if _computes_in_bf16(device) else "32-true"
+        on_gpu = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        on_cpu = device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        precision = "bf16-mixed" if on_gpu or on_cpu else "32-true"
     return device, precision
 
 
@@ -58,9 +60,3 @@ def join_group(device: str = "auto", precision: str = "auto", devices: int = 1, 
     fabric = Fabric(accelerator=device, devices=devices, num_nodes=num_nodes, strategy="ddp", precision=precision)  # type: ignore[arg-type]
     fabric.launch()
     return fabric
-
-
-def _computes_in_bf16(device: str) -> bool:
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

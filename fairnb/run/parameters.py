@@ -239,20 +239,15 @@ class Parameters(Pages, Machine, Pick, Settings, Swarm, Recipe, Data):
 
 
 def read(file: Path | None, words: list[str]) -> dict[str, Any]:
-    """Values from a YAML file, overridden by `key=value` words; each is still text, or a list of texts.
-
-    A missing file raises FileNotFoundError; a file that is no YAML mapping, or a word without `=`, raises ValueError.
-    """
-    values: dict[str, Any] = {}
-    if file is not None:
-        if not file.is_file():
-            raise FileNotFoundError(f"no parameter file {file}")
-        try:  # the base loader keeps 010, 1e-4 and null as text, for the parameter's type to read
-            values = yaml.load(file.read_text(), yaml.BaseLoader) or {}
-        except yaml.YAMLError as error:
-            raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(values, dict):
-            raise ValueError(f"{file} must hold `name: value` lines")
+    """Values from a YAML file, overridden by `key=value` words: texts or lists of texts. Bad ones raise ValueError."""
+    if file is not None and not file.is_file():
+        raise FileNotFoundError(f"no parameter file {file}")
+    try:  # the base loader keeps 010, 1e-4 and null as text, for the parameter's type to read
+        values = (yaml.load(file.read_text(), yaml.BaseLoader) if file else None) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} must hold `name: value` lines")
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
@@ -269,8 +264,8 @@ def named_in(namespace: Mapping[str, Any]) -> dict[str, Any]:
 def describe(name: str) -> tuple[str, str, str]:
     """A parameter's type and range in words, its default as in YAML, and its description."""
     field = Parameters.model_fields[name]
-    kinds = {int: "whole number", float: "number", bool: "true or false", str: "word"}
-    kind = kinds.get(field.annotation, "list")  # type: ignore[arg-type]
+    kinds: dict[Any, str] = {int: "whole number", float: "number", bool: "true or false", str: "word"}
+    kind = kinds.get(field.annotation, "list")
     if get_origin(field.annotation) is Literal:
         kind = ", ".join(option or '""' for option in get_args(field.annotation))
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}

@@ -42,8 +42,7 @@ class Record:
         if not (folder / "run.json").exists():
             begun = datetime.now(UTC).isoformat(timespec="seconds")
             return cls(folder, Parameters(run=run, **given), {"begun": begun, "stages": {}}, frozenset(given))
-        known = load_run(folder)
-        old = known.pop("parameters")
+        old = (known := load_run(folder)).pop("parameters")
         record = cls(folder, Parameters(**(old | given | {"run": folder.name})), known, frozenset(given))
         new = record.parameters.model_dump(mode="json")
         taken = {name for stage in known["stages"].values() for name in stage["takes"]} - MOVABLE
@@ -53,8 +52,8 @@ class Record:
     def refuse(self, differ: list[str]) -> None:
         """Raise ValueError if a continued run and the one asked for differ; `differ` lists how."""
         if differ:
-            message = f"{self.folder} was made with other parameters: {'; '.join(differ)}.\n"
-            raise ValueError(message + "Give this run another name (run = …), or delete that folder; nothing was changed.")
+            advice = "Give this run another name (run = …), or delete that folder; nothing was changed."
+            raise ValueError(f"{self.folder} was made with other parameters: {'; '.join(differ)}.\n{advice}")
 
     @property
     def stages(self) -> dict[str, dict[str, Any]]:
@@ -73,9 +72,9 @@ class Record:
 
     def note(self, stage: str, takes: Iterable[str], seconds: float | None) -> None:
         """Note a finished stage; `seconds` is None for one copied from another run."""
-        made = {"seconds": seconds if seconds is None else round(seconds, 3), "revision": git_revision()}
-        there = load_json(self.folder / "run.json")["stages"]
-        self.save(stages=there | {stage: made | {"takes": sorted(takes)}})
+        taken = None if seconds is None else round(seconds, 3)
+        made = {"seconds": taken, "revision": git_revision(), "takes": sorted(takes)}
+        self.save(stages=load_json(self.folder / "run.json")["stages"] | {stage: made})
 
     @contextmanager
     def timed(self, stage: str, takes: Iterable[str], also: Callable[[], dict[str, Any]] = dict) -> Iterator[None]:

@@ -24,9 +24,8 @@ class Constricted(Flight):
     def _leaders(self) -> Tensor:
         """Binary tournament: of two random solutions, the one that adds more area leads."""
         f, swarm = self.repository.objectives, self.swarm
-        held = f[..., 0].isfinite()
         place, area = area_added(f)
-        nth = self._uniform(len(f), 2 * swarm.particles) * held.sum(1, keepdim=True)
+        nth = self._uniform(len(f), 2 * swarm.particles) * f[..., 0].isfinite().sum(1, keepdim=True)
         one, other = nth.long().clamp(max=swarm.repository - 1).chunk(2, dim=1)
         return self.repository.first + place.gather(1, torch.where(area.gather(1, one) >= area.gather(1, other), one, other))
 
@@ -40,8 +39,7 @@ class Constricted(Flight):
         return thin_by_area(f, self.swarm.repository)
 
     def _step(self, x: Tensor, v: Tensor, best: Tensor, leader: Tensor, block: slice) -> None:
-        some = round(self.swarm.turbulence * self.swarm.particles)
-        shaken, rest = slice(some), slice(some, None)
+        shaken, rest = slice(some := round(self.swarm.turbulence * self.swarm.particles)), slice(some, None)
         self._shake(x[:, shaken], v[:, shaken], leader[:, shaken], block, shaken)
         self._follow(x[:, rest], v[:, rest], best[:, rest], leader[:, rest], block, rest)
 
@@ -64,10 +62,10 @@ class Constricted(Flight):
         """Turbulence: a leader's position, with one coordinate or so mutated, or with Gaussian noise if unbounded."""
         v.zero_()
         x.copy_(leader)
-        if self.bounds is not None:
-            low, high = (part(bound, block, particles) for bound in self.bounds)
-            u = self._uniform(*x.shape) * self.dimensions  # below 1 for one coordinate on average, and then uniform
-            step = (1 - (1 - (2 * u - 1).abs()).clamp(min=0) ** (1 / (1 + INDEX))).copysign(u - 0.5)
-            x.add_(step.mul_(u < 1).mul_(high - low))
-        else:
+        if self.bounds is None:
             x.addcmul_(self._normal(*x.shape), part(self.scale, block, particles) * self.swarm.noise)
+            return
+        low, high = (part(bound, block, particles) for bound in self.bounds)
+        u = self._uniform(*x.shape) * self.dimensions  # below 1 for one coordinate on average, and then uniform
+        step = (1 - (1 - (2 * u - 1).abs()).clamp(min=0) ** (1 / (1 + INDEX))).copysign(u - 0.5)
+        x.add_(step.mul_(u < 1).mul_(high - low))

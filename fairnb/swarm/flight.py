@@ -39,8 +39,7 @@ class Flight:
         size = max(1, CACHE // start[0].numel()) if start.device.type == "cpu" else len(start)
         self.blocks = [slice(first, first + size) for first in range(0, len(start), size)]
         self.x = self._with_own(start)
-        self.v = torch.zeros_like(self.x)
-        self.best_x = self.x.clone()
+        self.v, self.best_x = torch.zeros_like(self.x), self.x.clone()
         self.disturbed = torch.zeros(start.shape[:2], dtype=torch.bool, device=start.device)
         self.repository = Repository(len(start), swarm.repository, self.x)
 
@@ -62,9 +61,9 @@ class Flight:
         leader = self._leaders()
         self._choose_disturbed()
         for block in self.blocks:
-            x, v, best = self.x[block], self.v[block], self.best_x[block]
+            x, v = self.x[block], self.v[block]
             ahead = self.repository.x.index_select(0, leader[block].flatten()).view_as(x)
-            self._step(x, v, best, ahead, block)
+            self._step(x, v, self.best_x[block], ahead, block)
             self._keep_inside(x, v, block)
 
     def learn(self, f: Tensor) -> None:
@@ -80,8 +79,7 @@ class Flight:
 
     def _with_own(self, start: Tensor) -> Tensor:
         """The start with each particle's own w, c1 and c2."""
-        bounds = [self.swarm.inertia, self.swarm.cognitive, self.swarm.social]
-        self.own = torch.tensor(bounds, dtype=start.dtype, device=start.device)
+        self.own = start.new_tensor([self.swarm.inertia, self.swarm.cognitive, self.swarm.social])
         between = self.own[:, 0] + self._uniform(*start.shape[:2], 3) * (self.own[:, 1] - self.own[:, 0])
         return torch.cat([start, between], dim=-1)
 
@@ -95,9 +93,8 @@ class Flight:
     def _choose_disturbed(self) -> None:
         """Mark the particles in densely populated cells."""
         if self.swarm.noise:
-            cell = grid(self.f, self.swarm.divisions)
-            crowded = occupancy(cell, self.swarm.divisions**2) > self.swarm.crowding * self.swarm.particles
-            self.disturbed = crowded & (cell >= 0)
+            count = occupancy(cell := grid(self.f, self.swarm.divisions), self.swarm.divisions**2)
+            self.disturbed = (count > self.swarm.crowding * self.swarm.particles) & (cell >= 0)
 
     def _step(self, x: Tensor, v: Tensor, best: Tensor, leader: Tensor, block: slice) -> None:
         """V ← wV + c1 r1 (best − X) + c2 r2 (leader − X), X ← X + V, with a particle's own w, c1, c2; r per coordinate."""
@@ -129,16 +126,9 @@ class Flight:
     def _keep_inside(self, x: Tensor, v: Tensor, block: slice) -> None:
         """Clamp to the bounds and reverse the velocity (Coello et al.), also for the particles' own parameters."""
         if self.bounds is not None:
-            low, high = (part(bound, block) for bound in self.bounds)
-            self._clamp(x[..., : self.dimensions], v[..., : self.dimensions], low, high)
+            _clamp(x[..., : self.dimensions], v[..., : self.dimensions], *(part(bound, block) for bound in self.bounds))
         if x.shape[-1] > self.dimensions:
-            self._clamp(x[..., self.dimensions :], v[..., self.dimensions :], self.own[:, 0], self.own[:, 1])
-
-    @staticmethod
-    def _clamp(place: Tensor, speed: Tensor, low: Tensor, high: Tensor) -> None:
-        inside = torch.minimum(torch.maximum(place, low), high)
-        speed.mul_(torch.where(inside == place, 1.0, -1.0))
-        place.copy_(inside)
+            _clamp(x[..., self.dimensions :], v[..., self.dimensions :], *self.own.unbind(1))
 
     def _uniform(self, *shape: int) -> Tensor:
         return torch.rand(*shape, generator=self.generator, device=self.generator.device)
@@ -166,6 +156,12 @@ class Flight:
             setattr(self, name, value.to(self.x.device))
 
 
+def _clamp(place: Tensor, speed: Tensor, low: Tensor, high: Tensor) -> None:
+    inside = torch.minimum(torch.maximum(place, low), high)
+    speed.mul_(torch.where(inside == place, 1.0, -1.0))
+    place.copy_(inside)
+
+
 def worst_where_undefined(f: Tensor) -> Tensor:
     """Objectives, `inf` for both where one is NaN or infinite: such a position is never remembered."""
     return torch.where(f.isfinite().all(-1, keepdim=True), f, torch.inf)
@@ -181,11 +177,9 @@ def _check_bounds(bounds: Bounds | None, start: Tensor) -> tuple[Tensor, Tensor]
     except RuntimeError:
         shapes = [tuple(x.shape) for x in (low, high, start)]
         raise ValueError("bounds of shape {} and {} do not fit a start of {}".format(*shapes)) from None
-    crossed = (~(low <= high)).nonzero()
-    if len(crossed):
+    if len(crossed := (~(low <= high)).nonzero()):
         raise ValueError(f"bounds cross at coordinate {int(crossed[0, -1])}: the lower one must not be above the upper one")
-    outside = (~((start >= low) & (start <= high))).nonzero()
-    if len(outside):
+    if len(outside := (~((start >= low) & (start <= high))).nonzero()):
         s, p, d = outside[0].tolist()
         raise ValueError(f"swarm {s}, particle {p} starts outside the bounds: coordinate {d} is {float(start[s, p, d]):g}")
     return low, high

@@ -65,12 +65,10 @@ def mopso(
         start: float32 [S, P, D], the first positions; the repository begins with the non-dominated among them.
         swarm: its parameters; `start` must hold `swarm.particles` particles.
         generator: source of every random number, on `start`'s device.
-        scale: unit of noise; broadcasts against [S, P, D].
-        bounds: lower and upper limit of positions, each broadcasting against [S, P, D]; None for unbounded.
+        scale, bounds: unit of noise, and lower and upper limit of positions; each broadcasts against [S, P, D].
         reference: float64 [S, 2] for the hypervolume; by default the worst of each objective at the start.
-        saved: file that receives the search every `save_every` iterations, and from which an interrupted search resumes
-            to the same result. The caller deletes it.
-        named: identifies the objectives in `saved`: a search resumes only under the same name.
+        saved, save_every, named: file that receives the search every so many iterations, and from which an interrupted
+            search of the same name, that of the objectives, resumes to the same result. The caller deletes it.
         fabric: of processes that fly the same search and share its scoring; the first one saves. None for one process.
         watch: called with the iteration and the flight, after the start (0) and after each iteration.
         progress: title of the progress bar; None shows none.
@@ -88,7 +86,7 @@ def mopso(
     if saved is not None:
         values = [start, generator.get_state(), flight.scale, *(flight.bounds or ())]
         values += [] if reference is None else [reference]
-        key = content_key([swarm.model_dump(), named, *(digest(value) for value in values)])
+        key = content_key([swarm.model_dump(), named, *map(digest, values)])
         if first and saved.exists():
             if load_notes(saved).get("search") != key:
                 raise ValueError(f"{saved} holds another search: delete it, or give this one another file")
@@ -99,8 +97,7 @@ def mopso(
         flight.restore(state)
     else:
         flight.begin(_score(objectives, flight.positions))
-        if reference is None:
-            reference = flight.f.amax(dim=1)
+        reference = flight.f.amax(dim=1) if reference is None else reference
         history.append(hypervolume(flight.repository.objectives, reference))
         if watch:
             watch(0, flight)

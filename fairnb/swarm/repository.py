@@ -23,10 +23,7 @@ def non_dominated(f: Tensor) -> Tensor:
 
 
 def hypervolume(f: Tensor, reference: Tensor) -> Tensor:
-    """Hypervolume [...] of [..., N, 2] points, both objectives minimised: the area they dominate below `reference` [..., 2].
-
-    A point that is not better than the reference in both objectives adds nothing.
-    """
+    """Hypervolume [...] of [..., N, 2] points, both minimised: the area that they dominate below `reference` [..., 2]."""
     clipped = torch.minimum(f, reference.unsqueeze(-2))
     first, order = clipped[..., 0].sort(dim=-1)
     second = clipped[..., 1].gather(-1, order)
@@ -60,10 +57,7 @@ class Repository:
         return self.x[:-1].view(self.swarms, self.size, -1)
 
     def admit(self, x: Tensor, f: Tensor, keep: Tensor) -> None:
-        """Keep some of the solutions held and of the newcomers x [S, P, D] with objectives f [S, P, 2].
-
-        `keep` is bool [S, A + P], first those held, then the newcomers; at most A per swarm.
-        """
+        """Keep, by bool [S, A + P], at most A of those held, then of the newcomers x [S, P, D] with f [S, P, 2]."""
         held, new = keep[:, : self.size], keep[:, self.size :]
         place = torch.arange(self.size, device=keep.device).expand_as(held)
         # The k-th newcomer kept takes the k-th free place.
@@ -83,8 +77,7 @@ def thin_by_grid(f: Tensor, size: int, divisions: int, priority: Tensor) -> Tens
     numbers removes one after the other from the fullest cell. The two ends of the front always stay.
     """
     f = torch.where(non_dominated(f).unsqueeze(-1), f, torch.inf)
-    rank = _number_within(grid(f, divisions), priority)
-    rank = rank.scatter(1, f.argmin(dim=1), -1.0)
+    rank = _number_within(grid(f, divisions), priority).scatter(1, f.argmin(dim=1), -1.0)
     rank = torch.where(f[..., 0].isfinite(), rank, torch.inf)
     chosen = rank.argsort(dim=1, stable=True)[:, :size]
     return torch.zeros_like(rank, dtype=torch.bool).scatter(1, chosen, True) & rank.isfinite()
@@ -96,8 +89,7 @@ def thin_by_area(f: Tensor, size: int, rounds: int = 5) -> Tensor:
     Area is counted again in each of a fixed number of rounds, so that none synchronises with the host. Where the excess is
     at most `rounds`, exactly one goes per round: the greedy choice of Beume et al. (2007).
     """
-    most = f.shape[1] - size  # largest possible excess
-    if most <= 0:
+    if (most := f.shape[1] - size) <= 0:  # largest possible excess
         return non_dominated(f)
     first, order = f[..., 0].masked_fill(~non_dominated(f), torch.inf).sort(dim=1)
     second = f[..., 1].gather(1, order)
@@ -121,20 +113,15 @@ def thin_by_area(f: Tensor, size: int, rounds: int = 5) -> Tensor:
 
 
 def area_added(f: Tensor) -> tuple[Tensor, Tensor]:
-    """Order of [S, A, 2] non-dominated points along the front, and the area each adds in that order: [S, A] twice.
-
-    The area is `inf` for the two ends and for empty places, which come last.
-    """
+    """Order of [S, A, 2] non-dominated points along the front, empty places last, and the area each adds: [S, A] twice."""
     first, place = f[..., 0].sort(dim=1)
     return place, _area_between(first, f[..., 1].gather(1, place))
 
 
 def _area_between(first: Tensor, second: Tensor) -> Tensor:
     """Area added by each point of a front sorted by its first objective, empty places last: `inf` at its ends."""
-    area = torch.full_like(first, torch.inf)
     inner = (first[:, 2:] - first[:, 1:-1]) * (second[:, :-2] - second[:, 1:-1])
-    area[:, 1:-1] = inner.nan_to_num(nan=torch.inf, posinf=torch.inf)
-    return area
+    return torch.nn.functional.pad(inner.nan_to_num(nan=torch.inf, posinf=torch.inf), (1, 1), value=torch.inf)
 
 
 def grid(f: Tensor, divisions: int) -> Tensor:
@@ -148,8 +135,7 @@ def grid(f: Tensor, divisions: int) -> Tensor:
 
 def occupancy(cell: Tensor, cells: int) -> Tensor:
     """Number of points in each point's cell, of `cells` in all: int64 [S, N]."""
-    counts = torch.zeros(len(cell), cells + 1, dtype=torch.int64, device=cell.device)
-    counts.scatter_add_(1, cell + 1, torch.ones_like(cell))
+    counts = cell.new_zeros(len(cell), cells + 1).scatter_add_(1, cell + 1, torch.ones_like(cell))
     return counts.gather(1, cell + 1)
 
 
@@ -159,7 +145,6 @@ def _number_within(cell: Tensor, priority: Tensor) -> Tensor:
     order = order.gather(1, cell.gather(1, order).argsort(dim=1, stable=True))
     ordered = cell.gather(1, order)
     place = torch.arange(cell.shape[1], device=cell.device).expand_as(cell)
-    opens = torch.ones_like(cell, dtype=torch.bool)
-    opens[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    opens = ordered.diff(dim=1, prepend=ordered[:, :1]) != 0  # but the first, whose place is 0
     number = place - torch.where(opens, place, 0).cummax(dim=1).values
     return torch.zeros_like(priority).scatter(1, order, number.to(priority.dtype)) + priority

@@ -38,12 +38,9 @@ def zdt(name: str) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
         else:
             g = 1 + 9 * rest.mean(-1)
         share = first / g
-        if name in ("zdt1", "zdt4"):
-            second = g * (1 - share.sqrt())
-        elif name == "zdt3":
+        second = g * (1 - (share.square() if name in ("zdt2", "zdt6") else share.sqrt()))
+        if name == "zdt3":
             second = g * (1 - share.sqrt() - share * (10 * math.pi * first).sin())
-        else:
-            second = g * (1 - share.square())
         return torch.stack([first, second], dim=-1)
 
     return objectives, low, high

@@ -1,9 +1,5 @@
 """The embedded dataset: drawn faces whose labels follow CelebA's statistics, so that the book runs without a download.
 
-    faces = draw_faces([4000, 1000, 1000], seed=0)
-    faces.images[17]        # uint8 [3, 64, 64], face 17 drawn alone
-    draw_faces([10, 10, 10], height=218, width=178, sensitive="Young")
-
 `fairnb.data.drawn.people` samples attributes, `fairnb.data.drawn.portrait` draws them.
 """
 
@@ -34,17 +30,12 @@ SHOWN_ON_MEN = (
 class DrawnImages:
     """Portraits drawn on access; each depends only on the seed and its own number."""
 
-    block = 32  # whose planes fit into a processor's cache
-    source = "drawn faces"
+    block, source = 32, "drawn faces"  # so many portraits' planes fit into a processor's cache
 
     def __init__(self, intensity: Tensor, seed: int, height: int, width: int) -> None:
         """Portraits of N people with these intensities, float32 [N, 40], in the order of `ATTRIBUTES`."""
         self.intensity, self.seed, self.height, self.width = intensity, seed, height, width
-
-    @property
-    def names(self) -> list[str]:
-        """See `Images`."""
-        return [f"drawn face {index}" for index in range(len(self))]
+        self.names = [f"drawn face {index}" for index in range(len(intensity))]
 
     def __len__(self) -> int:
         return len(self.intensity)
@@ -60,10 +51,13 @@ class DrawnImages:
 
     def fingerprint(self) -> str:
         """See `Images`. It includes a few portraits, so that it changes with the code that draws."""
-        digest = hashlib.sha256(repr((self.seed, self.height, self.width)).encode())
-        digest.update(self.intensity.numpy().tobytes())
-        digest.update(self._draw(range(min(16, len(self))), SMALLEST, SMALLEST).numpy().tobytes())
-        return digest.hexdigest()
+        few = self._draw(range(min(16, len(self))), SMALLEST, SMALLEST)
+        content = (
+            repr((self.seed, self.height, self.width)).encode(),
+            self.intensity.numpy().tobytes(),
+            few.numpy().tobytes(),
+        )
+        return hashlib.sha256(b"".join(content)).hexdigest()
 
     def _draw(self, rows: Sequence[int], height: int, width: int) -> Tensor:
         """Portraits uint8 [len(rows), 3, height, width]."""
@@ -72,8 +66,7 @@ class DrawnImages:
 
 def _accidents(people: Sequence[int], seed: int, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Accidents [B, ACCIDENTS] and grain [B, height, width] of these people, one generator per person."""
-    accidents = np.empty((len(people), ACCIDENTS), np.float32)
-    grain = np.empty((len(people), height, width), np.float32)
+    accidents, grain = (np.empty((len(people), *shape), np.float32) for shape in ((ACCIDENTS,), (height, width)))
     for place, person in enumerate(people):
         generator = np.random.Generator(np.random.Philox(key=[seed, person]))
         generator.random(dtype=np.float32, out=accidents[place])
@@ -88,8 +81,8 @@ def draw_pairs(seed: int = 0, height: int = 64, width: int = 64) -> dict[str, Te
     pairs = {}
     for column, name in enumerate(ATTRIBUTES):
         intensity = torch.full((2, len(ATTRIBUTES)), -1.5)
-        of_another_colour = name in ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")
-        usual = ["No_Beard", "Young"] + ["Male"] * (name in SHOWN_ON_MEN) + ["Brown_Hair"] * (not of_another_colour)
+        brown = name not in ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")
+        usual = ["No_Beard", "Young"] + ["Male"] * (name in SHOWN_ON_MEN) + ["Brown_Hair"] * brown
         intensity[:, [ATTRIBUTES.index(other) for other in usual]] = 1.5
         intensity[:, ATTRIBUTES.index("Attractive")] = 0.5  # few spots, which would distract
         intensity[:, column] = torch.tensor([-1.5, 1.5])
@@ -102,23 +95,13 @@ def draw_faces(
     images: Sequence[int], seed: int = 0, *, sensitive: str = Data().sensitive, targets: Sequence[str] = (),
     height: int = 64, width: int = 64, statistics: str | Path = CELEBA,
 ) -> Faces:  # fmt: skip
-    """Draw a dataset.
+    """Draw a dataset of so many images to train, validate and test on, with the labels of `choose_labels`.
 
     The first people of a population are split at random. A person's portrait and labels depend only on the seed and the
-    person's number; the split depends on the sizes too.
+    person's number; the split depends on the sizes too. `decode_images` redraws at its working size. `statistics` is a
+    table of the labels' distribution, see `fairnb.data.drawn.people`.
 
-    Args:
-        images: numbers of images of train, valid and test.
-        seed: of the population, from 0.
-        sensitive: the attribute that defines the groups; never a target.
-        targets: attributes to predict; empty for all but the sensitive one.
-        height, width: pixels of a portrait, at least 32. `decode_images` redraws at its working size.
-        statistics: table of the labels' distribution, see `fairnb.data.drawn.people`.
-
-    Raises:
-        ValueError: for a split without images, a size below 32, a negative seed, an unknown attribute, a target that is the
-            sensitive one, or an invalid table.
-        FileNotFoundError: if the table is missing.
+    Raises ValueError for a split without images or any other invalid value, FileNotFoundError if the table is missing.
     """
     sizes = images if isinstance(images, Sequence) else [images]
     if len(sizes) != len(SPLITS) or not all(isinstance(n, Integral) and n > 0 for n in sizes):
@@ -141,8 +124,7 @@ def _refuse_small(height: int, width: int) -> None:
 
 def _drawable(path: str | Path) -> Statistics:
     """Read a table of statistics; ValueError unless its attributes are `ATTRIBUTES`, in order."""
-    table = read_statistics(path)
-    if table.names != ATTRIBUTES:
+    if (table := read_statistics(path)).names != ATTRIBUTES:
         odd = [name for name in table.names if name not in ATTRIBUTES] or [n for n in ATTRIBUTES if n not in table.names]
         raise ValueError(f"{path} must list the 40 attributes of CelebA in their order; amiss: {some(odd) or 'the order'}")
     return table
