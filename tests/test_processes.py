@@ -46,7 +46,7 @@ def test_killed_at_any_moment_a_training_ends_with_the_same_weights(celeba, tmp_
     assert start("train", celeba, tmp_path / "whole", form).wait() == 0
     draw, kills, states, longest = random.Random(0 if form == "files" else 1), 0, set(), 1.8
     folder = tmp_path / "killed"
-    while kills < 5:
+    while kills < 5 or (True not in states and kills < 12):  # a busy machine takes its time to the first checkpoint
         process = start("train", celeba, folder, form, stdout=subprocess.PIPE)
         assert process.stdout
         assert process.stdout.readline() == "ready\n"
@@ -57,8 +57,7 @@ def test_killed_at_any_moment_a_training_ends_with_the_same_weights(celeba, tmp_
         process.wait()
         kills += 1
         states.add((folder / "checkpoint.safetensors").exists())
-        if True not in states:
-            longest *= 2  # a busy machine
+        longest *= 1 if True in states else 2
     assert kills >= 3
     assert True in states  # it had something to go on from
     assert start("train", celeba, folder, form).wait() == 0
