@@ -83,7 +83,8 @@ def build_book(root: Path, executed: Path, say: Callable[[str], None] = print) -
     save_table(target / "summary.csv", _summary(root, executed.parent))
     sources = [path for path in (root / "book").rglob("*") if "_build" not in path.relative_to(root).parts]
     key = site / ".made_of"
-    made_of = content_key([digest_files(root, [*sources, root / "_config.yml"]), Path(__file__).read_text()])
+    room = [path.read_text() for path in sorted(Path(__file__).parent.glob("*.py"))]  # how pages are made
+    made_of = content_key([digest_files(root, [*sources, root / "_config.yml"]), room])
     if key.exists() and key.read_text() == made_of:
         say("the pages are up to date")
         return site / "index.html"

@@ -16,7 +16,7 @@ from fairnb.run.messages import unknown
 ENDS = {"": "mean", "_low": "min", "_high": "max"}
 DIGITS = 3, 6  # of an interval: usually, and at most, where fewer would round an end to 0; results/ carry six
 INTERVAL, WHOLE = re.compile(r"\([-+\d][^)]*\)"), r'<span style="white-space: nowrap">\g<0></span>'
-FIGURES = re.compile(r"(?:[-–+\d.,:%()e ]|of|to|nan)*")  # the characters of numbers, shares, intervals and gaps
+FIGURES = re.compile(r"(?:[-–+\d.,:;%()e ]|of|to|nan)*")  # the characters of numbers, shares, intervals and gaps
 
 
 def changes(labels: pd.DataFrame, method: str, split: str = "test") -> pd.DataFrame:
