@@ -22,8 +22,11 @@ from fairnb.run.messages import some
 def stored_shape(images: Images, size: int) -> tuple[int, int]:
     """Common height and width of the prepared images: the first readable one's, its shorter side at most `size`.
 
-    Smaller images are not enlarged here, which would only take space, but in each batch.
+    Smaller images are not enlarged here, which would only take space, but in each batch. A size below 8, or no readable
+    image, raises ValueError.
     """
+    if size < 8:
+        raise ValueError(f"images of {size} pixels are too small to show a face: give at least 8")
     for index in range(len(images)):
         try:
             height, width = images.read([index], size)[0].shape[1:]

@@ -110,6 +110,8 @@ def draw_people(first: int, count: int, seed: int, statistics: Statistics) -> tu
     20,000 people, each label's share in each group matches CelebA's to within a percent. Returns intensities, float32
     [count, A], in standard deviations from the boundary of the best classifier, and labels, bool [count, A].
     """
+    if count < 1:
+        raise ValueError(f"people={count} must be at least 1")
     check_seed(seed)
     clarity, male, size = statistics.clarity, statistics.male, len(statistics.names)
     sequence = torch.quasirandom.SobolEngine(2 * size, scramble=True, seed=seed).fast_forward(first)
