@@ -81,7 +81,7 @@ def make_celeba(root: Path, different: int) -> Path:
     def draw(start: int) -> None:
         rows = range(start, min(start + images.block, different))
         for row, image in zip(rows, images.read(rows, 178), strict=True):
-            Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / names[row], "JPEG", quality=90)
+            Image.fromarray(image.numpy()).save(folder / names[row], "JPEG", quality=90)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         blocks = range(0, different, images.block)

@@ -185,7 +185,7 @@ class _Training:
             for step, own, images in zip(left, mine, self._waited(self.feed.batches(mine)), strict=False):
                 count = len(batches[step])
                 draw = seeded(recipe.seed, "epoch", epoch, "step", step)
-                places = random_places(count, (images.shape[2], images.shape[3]), recipe.image_size, draw)
+                places = random_places(count, (images.shape[1], images.shape[2]), recipe.image_size, draw)
                 torch.manual_seed(int(torch.randint(2**62, (), generator=draw)) + rank)  # dropout takes no generator
                 inputs = normalise(cut_squares(images, recipe.image_size, *(part[rank::world] for part in places)))
                 targets = fabric.to_device(self.faces.labels[own].float())

@@ -44,12 +44,12 @@ def make_celeba(root: Path, layout: str = "folder", seed: int = 0, height: int =
         (root / "list_eval_partition.txt").write_text("\n".join(split) + "\n")
     pictures = {}
     for file, row in zip(files, values, strict=True):
-        image = torch.randint(0, 60, (3, height, width), generator=draw, dtype=torch.uint8)
+        image = torch.randint(0, 60, (height, width, 3), generator=draw, dtype=torch.uint8)
         for j, present in enumerate(row.tolist()):  # each attribute lights up a stripe of its own
             if present:
-                image[j % 3, j * height // 5 : (j + 1) * height // 5] += 180
+                image[j * height // 5 : (j + 1) * height // 5, :, j % 3] += 180
         jpeg = io.BytesIO()
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(jpeg, "JPEG", quality=95)
+        Image.fromarray(image.numpy()).save(jpeg, "JPEG", quality=95)
         pictures[file] = jpeg.getvalue()
     if layout == "zip":
         with zipfile.ZipFile(root / "img_align_celeba.zip", "w") as archive:

@@ -39,9 +39,9 @@ def test_files_and_cache_give_the_same_pixels(tmp_path, layout, resize):
     found = [list(feed_of(images, tmp_path, resize, **way).batches(ORDER)) for way in ways]
     for batches in found:
         for batch, rows in zip(batches, ORDER, strict=True):
-            expected = torch.stack([v2.Resize(resize)(images[row]) for row in rows.tolist()])
+            expected = torch.stack([v2.Resize(resize)(images[row].permute(2, 0, 1)) for row in rows.tolist()])
             assert batch.dtype == torch.uint8
-            assert torch.equal(batch, expected)
+            assert torch.equal(batch.permute(0, 3, 1, 2), expected)
 
 
 def test_workers_stay_and_take_another_order(tmp_path, celeba):
@@ -104,16 +104,21 @@ def test_little_shared_memory_is_found_first(tmp_path, celeba, monkeypatch):
 
 def test_squares_are_cut_out_of_each_image():
     draw = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (40, 9, 7, 3), generator=draw, dtype=torch.uint8).permute(0, 3, 1, 2)
+    images = torch.randint(0, 256, (40, 9, 7, 3), generator=draw, dtype=torch.uint8)
     top, left, flip = random_places(40, (9, 7), 5, draw)
     cut = cut_squares(images, 5, top, left, flip)
     for image, square, y, x, flipped in zip(images, cut, top, left, flip, strict=True):
-        expected = F.crop(image, int(y), int(x), 5, 5)
+        expected = F.crop(image.permute(2, 0, 1), int(y), int(x), 5, 5)
         assert torch.equal(square, F.hflip(expected) if flipped else expected)
     assert 8 < int(flip.sum()) < 32
     assert set(top.flatten().tolist()) == set(range(5))  # every place that there is
     assert set(left.flatten().tolist()) == set(range(3))
-    assert torch.equal(centre_crops(images, 5), images[:, :, 2:7, 1:6])
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 6, 7])  # even and odd differences
+def test_centre_crops_are_torchvisions(size):
+    images = torch.randint(0, 256, (2, 12, 7, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    assert torch.equal(centre_crops(images, size), F.center_crop(images.permute(0, 3, 1, 2), [size, size]))
 
 
 def test_normalised_values_by_hand():

@@ -16,24 +16,23 @@ def random_places(images: int, shape: tuple[int, int], size: int, draw: torch.Ge
 
 
 def cut_squares(images: Tensor, size: int, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
-    """Crop each image at its own place: [B, 3, size, size]. torchvision crops a whole batch at one place.
+    """Crop each of [B, H, W, 3] at its own place, one of `random_places`: [B, 3, size, size], channels last in memory.
 
-    Images are [B, 3, H, W], channels last in memory; the places are those of `random_places`.
+    torchvision crops a whole batch at one place.
     """
-    (b, _, height, width), device = images.shape, images.device
+    (b, height, width, _), device = images.shape, images.device
     top, left, flip = (part.to(device) for part in (top, left, flip))  # a few bytes; pixel indices would be megabytes
     across = torch.arange(size, device=device)
     y, x = top + across, left + torch.where(flip, size - 1 - across, across)  # [B, size]
     row = torch.arange(b, device=device)[:, None, None] * height + y[:, :, None]  # of all images' rows
-    cut = images.permute(0, 2, 3, 1).reshape(-1, 3).index_select(0, (row * width + x[:, None, :]).flatten())
+    cut = images.reshape(-1, 3).index_select(0, (row * width + x[:, None, :]).flatten())
     return cut.view(b, size, size, 3).permute(0, 3, 1, 2)
 
 
 def centre_crops(images: Tensor, size: int) -> Tensor:
-    """The centre of each image: [B, 3, size, size]."""
-    from torchvision.transforms.v2.functional import center_crop
-
-    return center_crop(images, [size, size])
+    """The centre of each of [B, H, W, 3], none smaller than `size`: [B, 3, size, size], channels last in memory."""
+    top, left = (round((side - size) / 2) for side in images.shape[1:3])  # rounded as by torchvision's center_crop
+    return images[:, top : top + size, left : left + size].permute(0, 3, 1, 2)
 
 
 def normalise(images: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ def stored_shape(images: Images, size: int) -> tuple[int, int]:
         raise ValueError(f"images of {size} pixels are too small to show a face: give at least 8")
     for index in range(len(images)):
         try:
-            height, width = images.read([index], size)[0].shape[1:]
+            height, width = images.read([index], size)[0].shape[:2]
         except (ValueError, OSError):
             if images.block > 1:  # no single file is at fault
                 raise
@@ -43,7 +43,7 @@ def read_images(images: Images, rows: Sequence[int], shape: tuple[int, int]) -> 
     """Read some images: uint8 [B, H, W, 3] of `shape`, cropped at the centre; ValueError if one cannot be decoded."""
     ready = torch.empty(len(rows), *shape, 3, dtype=torch.uint8)
     for place, image in zip(ready, images.read(rows, min(shape)), strict=True):
-        place.copy_(_cover(image, shape).permute(1, 2, 0))
+        place.copy_(_cover(image, shape))
     return ready
 
 
@@ -125,12 +125,12 @@ def _each_block(images: Images, work: Callable[[range], object], title: str) -> 
 
 
 def _cover(image: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Scale uint8 [3, H, W] to cover `shape`, then crop its centre."""
+    """Scale uint8 [H, W, 3] to cover `shape`, then crop its centre."""
     from torchvision.transforms.v2 import functional as F  # slow to import
 
-    height, width = image.shape[1:]
+    height, width = image.shape[:2]
     if (height, width) == shape:
         return image
     scale = max(shape[0] / height, shape[1] / width)
     size = [max(shape[0], round(height * scale)), max(shape[1], round(width * scale))]
-    return F.center_crop(F.resize(image, size, antialias=True), list(shape))
+    return F.center_crop(F.resize(image.permute(2, 0, 1), size, antialias=True), list(shape)).permute(1, 2, 0)

@@ -34,7 +34,7 @@ def choose_labels(attributes: Sequence[str], sensitive: str, targets: Sequence[s
 class Faces:
     """N images with binary labels, a sensitive attribute and a split."""
 
-    images: Images  # read on access: `images[i]` is uint8 [3, H, W]
+    images: Images  # read on access: `images[i]` is uint8 [H, W, 3]
     labels: Tensor  # bool [N, L], True where the attribute is present
     group: Tensor  # int64 [N] in 0..G-1, the sensitive attribute
     split: Tensor  # int64 [N], index into `SPLITS`

@@ -76,7 +76,7 @@ class Feed:
         self._pictures  # noqa: B018
 
     def batches(self, order: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Images of each batch of row numbers: uint8 [B, 3, H, W], channels last in memory, on the device.
+        """Images of each batch of row numbers: uint8 [B, H, W, 3] on the device.
 
         Raises OSError if the workers have too little shared memory for their batches.
         """
@@ -87,8 +87,10 @@ class Feed:
         scale = self.resize / min(self._stored)
         whole = [max(self.resize, int(side * scale)) for side in self._stored]
         for batch in self._loader:
-            images = batch.to(self.fabric.device, non_blocking=True).permute(0, 3, 1, 2)
-            yield resize(images, whole, antialias=True) if scale > 1 else images
+            images = batch.to(self.fabric.device, non_blocking=True)
+            if scale > 1:  # torchvision takes channels first
+                images = resize(images.permute(0, 3, 1, 2), whole, antialias=True).permute(0, 2, 3, 1)
+            yield images
 
     @torch.no_grad()
     def apply(self, function: Callable[[Tensor], Tensor], rows: Tensor, *, title: str, autocast: bool = False) -> Tensor:

@@ -30,7 +30,7 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Tensor:
-        """Image `index` as uint8 [3, H, W] in 0..255."""
+        """Image `index` as uint8 [H, W, 3] in 0..255."""
 
     def read(self, rows: Sequence[int], size: int) -> list[Tensor]:
         """Several images at once; those that can be drawn at any size have `size` pixels on their shorter side."""
@@ -108,7 +108,7 @@ def _digest(lines: Iterable[str]) -> str:
 def _decode(data: bytes) -> Tensor:
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+            return torch.from_numpy(np.array(image.convert("RGB")))
     except UnidentifiedImageError:
         raise ValueError("not an image") from None  # Pillow's own message names a buffer
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # from plugins, for broken files

@@ -3,7 +3,7 @@
 >>> from fairnb.data.drawn.faces import draw_faces
 >>> faces = draw_faces([4, 2, 2], seed=0, height=48, width=40)
 >>> len(faces), tuple(faces.images[0].shape)
-(8, (3, 48, 40))
+(8, (48, 40, 3))
 """
 
 from fairnb.data.drawn.faces import draw_faces, draw_pairs
