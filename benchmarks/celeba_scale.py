@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import argparse
 import resource
-import statistics
 import sys
 import time
-from collections.abc import Callable
+from statistics import median
 
-import pandas as pd
 import torch
+from measuring import at_most, in_turns, verdict
 
 from fairnb.features import Features
 from fairnb.heads import Scorer, uei_and_error
@@ -45,16 +44,15 @@ def main() -> int:
     for flight in ("paper", "constricted"):
         product, whole = measure(features, flight, dtype, device, arguments.rounds)
         what = f"{flight}: iteration in {dtype}, of the product ({whole:.3f} s of {product:.3f} s)"
-        claims.append((what, whole / product, f"≤ {most}", whole <= most * product))
+        claims.append(at_most(what, whole / product, most))
     gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     if device == "cuda":
         gigabytes = torch.cuda.max_memory_allocated() / 1e9
-    claims.append(("peak memory, GB", gigabytes, "≤ 3", gigabytes <= 3))
+    claims.append(at_most("peak memory, GB", gigabytes, 3))
     print(f"{device}, {dtype}, {torch.get_num_threads()} threads, medians of {arguments.rounds} rounds in turns")
-    print(pd.DataFrame(claims, columns=["what", "seen", "promised", "kept"]).to_string(index=False))
     if arguments.layers_all:
         both_layers(features, dtype, device)
-    return int(not all(kept for *_, kept in claims))
+    return verdict(claims)
 
 
 def random_features(device: str) -> Features:
@@ -75,21 +73,19 @@ def measure(features: Features, flight: str, dtype: str, device: str, rounds: in
     images, heads = features.x.to(kind), start[..., :-1].flatten(0, 1).to(kind).contiguous()
     logits = torch.empty(LABELS * PARTICLES, IMAGES, dtype=kind, device=device)
 
+    def product() -> None:
+        torch.mm(heads, images.T, out=logits)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
     def iteration() -> None:
         swarms.move()
         swarms.learn(uei_and_error(score(swarms.positions)))
+        if device == "cuda":
+            torch.cuda.synchronize()
 
-    runs: list[Callable[[], object]] = [lambda: torch.mm(heads, images.T, out=logits), iteration]
-    seconds: list[list[float]] = [[], []]
-    for turn in range(rounds + 1):
-        for kept, run in zip(seconds, runs, strict=True):
-            begun = time.perf_counter()
-            run()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            if turn:  # the first warms up
-                kept.append(time.perf_counter() - begun)
-    return statistics.median(seconds[0]), statistics.median(seconds[1])
+    bare, whole = in_turns([product, iteration], rounds)
+    return median(bare), median(whole)
 
 
 def both_layers(features: Features, dtype: str, device: str) -> None:

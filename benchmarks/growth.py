@@ -15,7 +15,6 @@ import os
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from measuring import Claim, at_most, in_turns, verdict
 
 from fairnb.features import Features
 from fairnb.heads import Scorer
@@ -39,7 +39,8 @@ def main() -> int:
         write(path, rows, 256)
         print(f"{rows:,} rows × 256 features, {path.stat().st_size / 1e9:.1f} GB in a mapped file")
         sizes = {"rows": rows, "labels": 8, "particles": 25, "features": 256}
-        tables, claims = [], []
+        tables: list[tuple[str, int, float, float]] = []
+        claims: list[Claim] = []
         # One thing grows, the rest stays: small enough for seconds, large enough for the product to weigh.
         sweeps = {
             "rows": [{**sizes, "rows": rows // k} for k in (8, 4, 2, 1)],
@@ -52,18 +53,17 @@ def main() -> int:
             grown = [case[name] for case in sweep]
             exponent = float(np.polyfit(np.log(grown), np.log(seconds), 1)[0])
             tables += [(name, n, s, m) for n, s, m in zip(grown, seconds, memory, strict=True)]
-            claims.append((f"exponent of time over {name}", exponent, "≤ 1.05", exponent <= 1.05))
+            claims.append(at_most(f"exponent of time over {name}", exponent, 1.05))
             if name == "rows":
                 what = f"most megabytes needed to score {rows * 256 * 4 / 1e6:,.0f} MB of features"
-                claims.append((what, max(memory), "≤ 100", max(memory) <= 100))
+                claims.append(at_most(what, max(memory), 100))
         print(pd.DataFrame(tables, columns=["grown", "to", "seconds", "memory, MB"]).round(3).to_string(index=False))
     labels, particles = 34, 100
     scorer = Scorer(random_features(1000, 256, labels))
     summed = scorer.total.numel() * particles * 8
     print(f"\nbytes that a process sends an iteration, {labels} labels, {particles} particles: ", end="")
     print(f"{summed:,}, whatever the number of images")
-    print(pd.DataFrame(claims, columns=["what", "seen", "promised", "kept"]).to_string(index=False))
-    return int(not all(kept for *_, kept in claims))
+    return verdict(claims)
 
 
 def write(path: Path, rows: int, columns: int) -> None:
@@ -87,18 +87,18 @@ def measure(path: Path, sweep: list[dict[str, int]], rounds: int = 5) -> tuple[l
 
     The least, because what else the machine does can only add: a case that takes long would gather more of it.
     """
-    runs = [scoring(path, **case) for case in sweep]
-    seconds: list[list[float]] = [[] for _ in runs]
-    memory = [0.0 for _ in runs]
-    for turn in range(rounds + 1):
-        for case, run in enumerate(runs):
+    memory = [0.0 for _ in sweep]
+
+    def watched(case: int, run: Callable[[], object]) -> Callable[[], None]:
+        def once() -> None:
             with most_memory() as seen:
-                begun = time.perf_counter()
                 run()
-                if turn:  # the first reads the file into the page cache
-                    seconds[case].append(time.perf_counter() - begun)
             memory[case] = max(memory[case], seen[0])
-    return [min(values) for values in seconds], memory
+
+        return once
+
+    runs = [watched(case, scoring(path, **sizes)) for case, sizes in enumerate(sweep)]
+    return [min(values) for values in in_turns(runs, rounds)], memory  # the first turn reads the file into the page cache
 
 
 def scoring(path: Path, rows: int, labels: int, particles: int, features: int) -> Callable[[], object]:

@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/start.py [--turns 5]
 
-Each is a process of its own; they take turns, and medians are compared. Exits 1 where a ratio is above its limit.
+Each is a process of its own; they take turns, and medians are compared. Exits 1 where a share is above its limit.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import os
 import subprocess
 import sys
 from statistics import median
+
+from measuring import at_most, verdict
 
 IMPORTS = """
 from fairnb.book import plots, tables
@@ -38,13 +40,10 @@ def main() -> int:
     for _ in range(turns):
         for name, (command, _) in STARTED.items():
             spent[name].append(cpu_seconds(command))
-    torch = median(spent["import torch"])
-    good = True
-    for name, (_, limit) in STARTED.items():
-        seconds = median(spent[name])
-        good &= seconds <= limit * torch or name == "import torch"
-        print(f"{name:34} {seconds:6.2f} s  {seconds / torch:5.2f} of import torch, at most {limit}")
-    return int(not good)
+    seconds = {name: median(values) for name, values in spent.items()}
+    print(", ".join(f"{name}: {value:.2f} s" for name, value in seconds.items()))
+    shares = {name: value / seconds["import torch"] for name, value in seconds.items()}
+    return verdict([at_most(f"{name}, of import torch", shares[name], limit) for name, (_, limit) in STARTED.items()])
 
 
 def cpu_seconds(command: list[str]) -> float:

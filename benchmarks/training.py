@@ -24,8 +24,10 @@ from typing import Any
 
 import pandas as pd
 import torch
+from measuring import Claim, at_least, at_most, verdict
+from phenomenon import swept
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from fairnb.checkpoint import Requests
@@ -38,7 +40,7 @@ from fairnb.data.feeding import Feed
 from fairnb.model import build_model
 from fairnb.run.device import make_fabric
 from fairnb.run.parameters import Parameters, Recipe, read
-from fairnb.training import _Training, train_base
+from fairnb.training import _Training
 
 ROOT = Path(__file__).resolve().parents[1]
 SPLITS = (162_770, 19_867, 19_962)  # CelebA's own
@@ -56,16 +58,14 @@ def main() -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--compiled", action="store_true", help="also the step under torch.compile")
     arguments = parser.parse_args()
-    claims: list[tuple[str, float, str, bool]] = []
+    claims: list[Claim] = []
     with tempfile.TemporaryDirectory() as scratch:
         root = make_celeba((arguments.keep or Path(scratch)) / "celeba", arguments.images)
         claims += preparing(root, arguments.images, Path(scratch))
         claims += feeding(root, arguments, Path(scratch))
         if arguments.photographs:
-            claims += arithmetic(arguments, Path(scratch))
-    table = pd.DataFrame(claims, columns=["what", "seen", "promised", "kept"])
-    print(table.to_string(index=False, float_format="{:.3f}".format))
-    return int(not table.kept.all())
+            claims += arithmetic(arguments)
+    return verdict(claims)
 
 
 def make_celeba(root: Path, different: int) -> Path:
@@ -97,7 +97,7 @@ def make_celeba(root: Path, different: int) -> Path:
     return root
 
 
-def preparing(root: Path, different: int, scratch: Path) -> list[tuple[str, float, str, bool]]:
+def preparing(root: Path, different: int, scratch: Path) -> list[Claim]:
     """Reading the annotations and looking at every file name, at full size; decoding, on the drawn files."""
     begun = time.perf_counter()
     faces = read_celeba(root)
@@ -116,10 +116,10 @@ def preparing(root: Path, different: int, scratch: Path) -> list[tuple[str, floa
         f"({different / decoding:,.0f} a second, {os.cpu_count()} cores); all of them would take {size:.1f} GB\n",
         flush=True,
     )
-    return [("preparing CelebA, minutes (extrapolated)", whole, "≤ 10", whole <= 10)]
+    return [at_most("preparing CelebA, minutes (extrapolated)", whole, 10)]
 
 
-def feeding(root: Path, arguments: argparse.Namespace, scratch: Path) -> list[tuple[str, float, str, bool]]:
+def feeding(root: Path, arguments: argparse.Namespace, scratch: Path) -> list[Claim]:
     """Images a second of `params/paper.yml` on files, on the decoded array, on tensors in memory, and of a plain loop."""
     # the weights decide nothing about speed, and are not to be had without a network
     recipe = Parameters(**read(ROOT / "params" / "paper.yml", [f"data_root={root}", "weights="])).part(Recipe)
@@ -160,14 +160,13 @@ def feeding(root: Path, arguments: argparse.Namespace, scratch: Path) -> list[tu
     print(f"extrapolated: features of {sum(SPLITS[1:]):,} images {sum(SPLITS[1:]) / validating['features']:.0f} s; ", end="")
     print(f"the {recipe.epochs} epochs of params/paper.yml {hours:.1f} hours\n", flush=True)
 
-    def ratio(one: str, other: str, promised: float) -> tuple[float, str, bool]:
-        found = statistics.median(speeds[one] / speeds[other])
-        return found, f"≥ {promised}", found >= promised
+    def ratio(what: str, one: str, other: str, promised: float) -> Claim:
+        return at_least(what, statistics.median(speeds[one] / speeds[other]), promised)
 
     return [
-        ("step in memory, of the plain float32 loop's speed", *ratio("in memory", "plain float32 loop", 2.5)),
-        ("training on files, of the step in memory", *ratio("files", "in memory", 0.95)),
-        ("training on the decoded array, likewise", *ratio("cached", "in memory", 0.95)),
+        ratio("step in memory, of the plain float32 loop's speed", "in memory", "plain float32 loop", 2.5),
+        ratio("training on files, of the step in memory", "files", "in memory", 0.95),
+        ratio("training on the decoded array, likewise", "cached", "in memory", 0.95),
     ]
 
 
@@ -191,42 +190,40 @@ def epoch_of(training: _Training) -> Callable[[], float]:
 
 def resident_steps(training: _Training, steps: int) -> Callable[[], float]:
     """The same step on one batch that lies ready on the device, cut and normalised."""
-    recipe, device = training.recipe, training.fabric.device
-    shape = (recipe.batch_size, 3, recipe.image_size, recipe.image_size)
-    images = torch.randn(shape, device=device).contiguous(memory_format=torch.channels_last)
-    targets = (torch.rand(recipe.batch_size, training.model.head.out_features, device=device) < 0.2).float()
-
-    def run() -> float:
-        training.network.train()
-        begun = time.perf_counter()
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False):
-            for _ in range(steps):
-                loss = nn.functional.binary_cross_entropy_with_logits(training.network(images).float(), targets)
-                training.optimizer.zero_grad()
-                training.fabric.backward(loss)
-                training.optimizer.step()
-        loss.item()  # waits for a GPU
-        return steps * recipe.batch_size / (time.perf_counter() - begun)
-
-    return run
+    images, targets = batch(training.recipe, training.model.head.out_features, training.fabric.device)
+    ready = images.contiguous(memory_format=torch.channels_last), targets
+    return repeated(training.network, training.optimizer, training.fabric.backward, ready, steps, deterministic=True)
 
 
 def plain_loop(recipe: Recipe, device: torch.device, steps: int) -> Callable[[], float]:
     """What one writes first: float32, Adam as it comes, a batch that lies ready."""
     model = build_model(recipe.backbone, 39, recipe.hidden, recipe.dropout, None, seed=0).to(device)
     adam = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
+    return repeated(model, adam, Tensor.backward, batch(recipe, 39, device), steps, deterministic=False)
+
+
+def batch(recipe: Recipe, labels: int, device: torch.device) -> tuple[Tensor, Tensor]:
     images = torch.randn(recipe.batch_size, 3, recipe.image_size, recipe.image_size, device=device)
-    targets = (torch.rand(recipe.batch_size, 39, device=device) < 0.2).float()
+    return images, (torch.rand(recipe.batch_size, labels, device=device) < 0.2).float()
+
+
+def repeated(
+    network: Any, optimizer: Any, backward: Callable[[Tensor], object], ready: tuple[Tensor, Tensor], steps: int, *,
+    deterministic: bool,
+) -> Callable[[], float]:  # fmt: skip
+    """Steps on one batch; returns images a second."""
 
     def run() -> float:
+        network.train()
         begun = time.perf_counter()
-        for _ in range(steps):
-            loss = nn.functional.binary_cross_entropy_with_logits(model(images), targets)
-            adam.zero_grad()
-            loss.backward()
-            adam.step()
-        loss.item()
-        return steps * recipe.batch_size / (time.perf_counter() - begun)
+        with torch.backends.cudnn.flags(enabled=True, deterministic=deterministic, benchmark=False):
+            for _ in range(steps):
+                loss = nn.functional.binary_cross_entropy_with_logits(network(ready[0]).float(), ready[1])
+                optimizer.zero_grad()
+                backward(loss)
+                optimizer.step()
+        loss.item()  # waits for a GPU
+        return steps * len(ready[0]) / (time.perf_counter() - begun)
 
     return run
 
@@ -248,24 +245,19 @@ def extraction(training: _Training, faces: Faces, images: int) -> dict[str, floa
     return speeds
 
 
-def arithmetic(arguments: argparse.Namespace, scratch: Path) -> list[tuple[str, float, str, bool]]:
+def arithmetic(arguments: argparse.Namespace) -> list[Claim]:
     """Validation accuracy of the photographs after training in bf16 and in float32, at the epoch kept."""
-    words = [f"data_root={arguments.photographs}", f"epochs={arguments.epochs}"]
-    given = Parameters(**read(ROOT / "params" / "photographs.yml", words))
-    faces = read_celeba(given.data_root, given.sensitive)
-    rows = []
-    for seed in range(arguments.seeds):
-        for precision in ("bf16-mixed", "32-true"):
-            one = given.part(Recipe).but(precision=precision, seed=seed)
-            fabric = make_fabric(arguments.device, precision)
-            feed = Feed(faces.images, one.resize, one.image_size, cache=scratch / "photographs", fabric=fabric)
-            base = train_base(faces, one, scratch / f"{precision}-{seed}", feed)
-            kept = base.history[base.history.best].iloc[0]
-            rows.append((precision, seed, kept.val_accuracy, kept.val_map, kept.val_uei, base.history.training.sum()))
-    table = pd.DataFrame(rows, columns=["precision", "seed", "accuracy", "map", "uei", "seconds"])
+
+    def kept(folder: Path) -> dict[str, Any]:
+        history = pd.read_csv(folder / "history.csv")
+        return dict(history[history.best].iloc[0][["val_accuracy", "val_map", "val_uei"]])
+
+    given = {"data_root": str(arguments.photographs.resolve()), "epochs": arguments.epochs, "device": arguments.device}
+    grid = {"seed": list(range(arguments.seeds)), "precision": ["bf16-mixed", "32-true"]}
+    table = swept(ROOT, kept, name="precision", stages=("base",), params="params/photographs.yml", set=given, grid=grid)
     print(f"photographs, {arguments.epochs} epochs, validation at the epoch kept:")
     print(table.to_string(index=False, float_format="{:.4f}".format), "\n", flush=True)
-    bf16, full = (table[table.precision == name].accuracy.to_numpy() for name in ("bf16-mixed", "32-true"))
+    bf16, full = (table[table.precision == name].val_accuracy.to_numpy() for name in ("bf16-mixed", "32-true"))
     difference, noise = abs(bf16.mean() - full.mean()), full.max() - full.min()
     promised = f"≤ {noise:.4f}, float32's range over seeds"
     return [("accuracy, bf16 against float32: difference of the means", difference, promised, difference <= noise)]

@@ -12,18 +12,20 @@ pymoo's NSGA-II, 34 swarms against one. Prints tables and exits 1 where a claim 
 from __future__ import annotations
 
 import argparse
-import statistics
+import random
 import sys
-import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import moocore
 import numpy as np
 import pandas as pd
 import torch
+from measuring import at_least, at_most, in_turns, verdict
 
 from fairnb.run.files import save_table
 from fairnb.run.parameters import Swarm
@@ -32,7 +34,7 @@ from fairnb.swarm.zdt import DIMENSIONS, zdt
 
 PEOPLE, ROUNDS, REFERENCE = 100, 250, np.array([1.1, 1.1])
 MOVED, BY = "zdt4, box moved", 1.3
-Curve = list[tuple[int, float]]  # evaluations, hypervolume
+Watch = Callable[[int, Any], None]  # receives the evaluations so far, and the points held
 
 
 def main() -> int:
@@ -40,55 +42,56 @@ def main() -> int:
     parser.add_argument("--save", type=Path, help="write the curves of hypervolume by evaluation as CSV")
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
-    methods: dict[str, Callable[[str, int], Curve]] = {
-        "fairnb, constricted": lambda name, seed: ours(name, seed, flight="constricted"),
-        "fairnb, paper": lambda name, seed: ours(name, seed),
-        "fairnb, paper without perturbation": lambda name, seed: ours(name, seed, noise=0.0),
+    warnings.simplefilter("ignore")  # pymoo's
+    methods: dict[str, Callable[[str, int, Watch], None]] = {
+        "fairnb, constricted": partial(ours, flight="constricted"),
+        "fairnb, paper": ours,
+        "fairnb, paper without perturbation": partial(ours, noise=0.0),
         "jMetalPy SMPSO": smpso,
-        "pymoo NSGA-II": lambda name, seed: pymoo("NSGA2", name, seed),
-        "pymoo CMOPSO": lambda name, seed: pymoo("CMOPSO", name, seed),
-        "pymoo MOPSO_CD": lambda name, seed: pymoo("MOPSO_CD", name, seed),
+        "pymoo NSGA-II": partial(pymoo, "NSGA2"),
+        "pymoo CMOPSO": partial(pymoo, "CMOPSO"),
+        "pymoo MOPSO_CD": partial(pymoo, "MOPSO_CD"),
     }
-    rows, curves = [], []
+    rows: list[tuple[str, str, int, int, float]] = []
     for name in (*DIMENSIONS, MOVED):
         for method, run in methods.items():
             for seed in range(arguments.seeds):
-                begun = time.perf_counter()
-                curve = run(name, seed)
-                seconds = time.perf_counter() - begun
-                rows.append((method, name, seed, curve[-1][1], seconds))
-                curves += [(method, name, seed, evaluations, round(share, 5)) for evaluations, share in curve]
+                rows += [(method, name, seed, *point) for point in curve(run, name, seed)]
         print(f"{name} done", flush=True)
-    found = pd.DataFrame(rows, columns=["method", "problem", "seed", "share", "seconds"])
+    curves = pd.DataFrame(rows, columns=["method", "problem", "seed", "evaluations", "share"])
     if arguments.save:
-        table = pd.DataFrame(curves, columns=["method", "problem", "seed", "evaluations", "share"])
         arguments.save.parent.mkdir(parents=True, exist_ok=True)
-        save_table(arguments.save, table)
-    shares = found.pivot_table(index="method", columns="problem", values="share", aggfunc="median").loc[list(methods)]
+        save_table(arguments.save, curves)
+    found: Any = curves.groupby(["method", "problem", "seed"]).share.last().groupby(["method", "problem"])
+    shares = found.median().unstack().loc[list(methods)]
     print(f"\nshare of the true front's area, median of {arguments.seeds} seeds:\n{shares.round(4).to_string()}")
-    lowest = found.pivot_table(index="method", columns="problem", values="share", aggfunc="min").loc[list(methods)]
-    print(f"\nlowest of them:\n{lowest.round(4).to_string()}")
+    print(f"\nlowest of them:\n{found.min().unstack().loc[list(methods)].round(4).to_string()}")
+    alone, peer, many = map(median, speed())
+    print(
+        f"\nZDT1, {PEOPLE} particles, {ROUNDS} iterations, median seconds: one {alone:.3f}, peer {peer:.3f}, many {many:.3f}"
+    )
+    reached = shares.loc["fairnb, constricted", list(DIMENSIONS)]
+    return verdict([
+        *(at_least(f"{name}: share of the true front's area", value, 0.999) for name, value in reached.items()),
+        ("seconds of one swarm, of pymoo's NSGA-II", alone / peer, "< 1", alone < peer),
+        at_most("seconds of 34 swarms, of one swarm", many / alone, 4),
+    ])  # fmt: skip
 
-    alone, peer, many = speed()
-    median = {name: statistics.median(values) for name, values in (("one", alone), ("peer", peer), ("many", many))}
-    print(f"\nZDT1, {PEOPLE} particles, {ROUNDS} iterations, median seconds: {median}")
-    claims = [
-        (f"{name}: share of the true front's area", value, "≥ 0.999", value >= 0.999)
-        for name, value in shares.loc["fairnb, constricted", list(DIMENSIONS)].items()
-    ]
-    ratio, growth = median["one"] / median["peer"], median["many"] / median["one"]
-    claims.append(("seconds of one swarm, of pymoo's NSGA-II", ratio, "< 1", ratio < 1))
-    claims.append(("seconds of 34 swarms, of one swarm", growth, "≤ 4", growth <= 4))
-    print(pd.DataFrame(claims, columns=["what", "seen", "promised", "kept"]).to_string(index=False))
-    return int(not all(kept for *_, kept in claims))
+
+def curve(run: Callable[[str, int, Watch], None], name: str, seed: int) -> list[tuple[int, float]]:
+    """Evaluations, and the share of the true front's area."""
+    whole, found = area(problem_of_pymoo(name).pareto_front()), []
+
+    def watch(evaluations: int, points: Any) -> None:
+        if evaluations % (10 * PEOPLE) == 0:
+            found.append((evaluations, round(area(np.atleast_2d(points)) / whole, 5)))
+
+    run(name, seed, watch)
+    return found
 
 
 def area(points: np.ndarray) -> float:
     return float(moocore.hypervolume(points, ref=REFERENCE))
-
-
-def true_area(name: str) -> float:
-    return area(problem_of_pymoo(name).pareto_front())
 
 
 def problem_of_pymoo(name: str) -> Any:
@@ -112,56 +115,37 @@ def fly(name: str, seed: int, swarms: int = 1, watch: Callable[[int, Flight], No
     mopso(objectives, start, swarm, generator=draw, bounds=bounds, scale=high - low, reference=reference, watch=watch)
 
 
-def ours(name: str, seed: int, **settings: Any) -> Curve:
-    whole, curve = true_area(name), []
+def ours(name: str, seed: int, watch: Watch, **settings: Any) -> None:
+    def told(iteration: int, flight: Flight) -> None:
+        held = flight.repository.objectives[0]
+        watch(PEOPLE * (iteration + 1), held[held[:, 0].isfinite()].numpy())
 
-    def watch(iteration: int, flight: Flight) -> None:
-        if iteration % 10 == 9:
-            held = flight.repository.objectives[0]
-            curve.append((PEOPLE * (iteration + 1), area(held[held[:, 0].isfinite()].numpy()) / whole))
-
-    fly(name, seed, watch=watch, **settings)
-    return curve
+    fly(name, seed, watch=told, **settings)
 
 
-def pymoo(algorithm: str, name: str, seed: int) -> Curve:
+def pymoo(algorithm: str, name: str, seed: int, watch: Watch) -> None:
     from pymoo.algorithms.moo.cmopso import CMOPSO
     from pymoo.algorithms.moo.mopso_cd import MOPSO_CD
     from pymoo.algorithms.moo.nsga2 import NSGA2
     from pymoo.core.callback import Callback
     from pymoo.optimize import minimize
 
-    whole, curve = true_area(name), []
+    class Told(Callback):
+        def notify(self, algorithm: Any) -> None:
+            watch(algorithm.evaluator.n_eval, algorithm.opt.get("F"))
 
-    class Watch(Callback):
-        def notify(self, algorithm: object) -> None:
-            if algorithm.n_gen % 10 == 0:  # type: ignore[attr-defined]
-                curve.append((algorithm.evaluator.n_eval, area(np.atleast_2d(algorithm.opt.get("F"))) / whole))  # type: ignore[attr-defined]
-
-    make = {
-        "NSGA2": lambda: NSGA2(pop_size=PEOPLE),
-        "CMOPSO": lambda: CMOPSO(pop_size=PEOPLE),
-        "MOPSO_CD": lambda: MOPSO_CD(pop_size=PEOPLE, archive_size=100),
-    }[algorithm]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        result = minimize(problem_of_pymoo(name), make(), ("n_eval", PEOPLE * ROUNDS), seed=seed, callback=Watch())
-    return [
-        *(point for point in curve if point[0] < PEOPLE * ROUNDS),
-        (PEOPLE * ROUNDS, area(np.atleast_2d(result.F)) / whole),
-    ]
+    kind, given = {"NSGA2": (NSGA2, {}), "CMOPSO": (CMOPSO, {}), "MOPSO_CD": (MOPSO_CD, {"archive_size": 100})}[algorithm]
+    search = kind(pop_size=PEOPLE, **given)
+    minimize(problem_of_pymoo(name), search, ("n_eval", PEOPLE * ROUNDS), seed=seed, callback=Told())
 
 
-def smpso(name: str, seed: int) -> Curve:
-    import random
-
+def smpso(name: str, seed: int, watch: Watch) -> None:
     from jmetal.algorithm.multiobjective.smpso import SMPSO
     from jmetal.operator.mutation import PolynomialMutation
     from jmetal.problem import ZDT1, ZDT2, ZDT3, ZDT4, ZDT6
     from jmetal.util.archive import CrowdingDistanceArchive
     from jmetal.util.termination_criterion import StoppingByEvaluations
 
-    whole, curve = true_area(name), []
     problem = {"zdt1": ZDT1, "zdt2": ZDT2, "zdt3": ZDT3, "zdt4": ZDT4, "zdt6": ZDT6}[name[:4]]()
     if name == MOVED:
         problem.lower_bound[1:] = [bound + BY for bound in problem.lower_bound[1:]]
@@ -176,18 +160,15 @@ def smpso(name: str, seed: int) -> Curve:
         termination_criterion=StoppingByEvaluations(PEOPLE * ROUNDS),
     )
 
-    class Watch:
-        def update(self, *args: object, **data: object) -> None:
-            if int(data["EVALUATIONS"]) % (10 * PEOPLE) == 0:  # type: ignore[call-overload]
-                curve.append((int(data["EVALUATIONS"]), area(np.array([s.objectives for s in data["SOLUTIONS"]])) / whole))  # type: ignore[call-overload, attr-defined]
+    class Told:
+        def update(self, *_: object, **data: Any) -> None:
+            watch(data["EVALUATIONS"], np.array([one.objectives for one in data["SOLUTIONS"]]))
 
-    search.observable.register(Watch())
+    search.observable.register(Told())
     search.run()
-    found = area(np.array([s.objectives for s in search.result()])) / whole
-    return [*(point for point in curve if point[0] < PEOPLE * ROUNDS), (PEOPLE * ROUNDS, found)]
 
 
-def speed(repeats: int = 5) -> tuple[list[float], list[float], list[float]]:
+def speed(repeats: int = 5) -> list[list[float]]:
     """Seconds of one swarm, of pymoo's NSGA-II and of 34 swarms on ZDT1, taken in turns."""
     from pymoo.algorithms.moo.nsga2 import NSGA2
     from pymoo.optimize import minimize
@@ -198,13 +179,7 @@ def speed(repeats: int = 5) -> tuple[list[float], list[float], list[float]]:
         lambda: minimize(get_problem("zdt1"), NSGA2(pop_size=PEOPLE), ("n_gen", ROUNDS), seed=0),
         lambda: fly("zdt1", 0, swarms=34, flight="constricted"),
     ]
-    seconds: list[list[float]] = [[], [], []]
-    for _ in range(repeats):
-        for kept, run in zip(seconds, runs, strict=True):
-            begun = time.perf_counter()
-            run()
-            kept.append(time.perf_counter() - begun)
-    return seconds[0], seconds[1], seconds[2]
+    return in_turns(runs, repeats, warm=0)
 
 
 if __name__ == "__main__":

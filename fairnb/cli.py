@@ -97,27 +97,71 @@ def train(params: Params = None, p: Assign = None, run: Name = None) -> None:
 
 @app.command()
 @with_errors
+def sweep(
+    file: Annotated[Path, typer.Argument(help="What to run, such as params/sweeps/seeds-and-tolerance.yml.")],
+    params: Params = None,
+    p: Assign = None,
+    run: Name = None,
+    workers: Annotated[int, typer.Option(help="Processes on this machine; 0 takes as many as it carries.", min=0)] = 0,
+    scheduler: Annotated[str, typer.Option(help="A Dask cluster that is there: tcp://HOST:8786.")] = "",
+    cluster: Annotated[Path | None, typer.Option(help="YAML of a cluster that Dask starts, on Slurm for example.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what there is to do, and stop.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Tell what is done, write the table, and stop.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Do runs again that failed.")] = False,
+) -> None:
+    """Do many runs, as one file plans them; what is done is skipped, and runs/<name>/table.csv collects the results."""
+    from fairnb.sweep import drive
+    from fairnb.sweep.plan import read_sweep
+
+    where = drive.Where(workers, scheduler, cluster)
+    under_way = drive.Sweep(read_sweep(file, params=params, words=p or [], name=run), say=typer.echo)
+    under_way.tell(where)
+    if status:
+        typer.echo(f"{len(under_way.table()):,} rows in {under_way.folder / 'table.csv'}")
+    elif dry_run:
+        typer.echo(drive.job_script(cluster) if cluster else "", nl=bool(cluster))
+    else:
+        whole = drive.run_sweep(under_way, where, retry_failed=retry_failed)
+        typer.echo(f"the table is {under_way.folder / 'table.csv'}; intervals: fairnb compare {under_way.folder}")
+        if not whole:
+            raise typer.Exit(1)
+
+
+@app.command()
+@with_errors
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, such as runs/demo.")],
-    csv: Annotated[Path | None, typer.Option(help="Folder that receives the tables as CSV.")] = None,
+    publish: Annotated[Path | None, typer.Option(help="Folder, such as results/mine: tables with provenance.")] = None,
 ) -> None:
-    """Print the test results of every method of some runs, with 95 % intervals over images and seeds."""
-    from fairnb.book.tables import beside, of_methods
+    """Print the test results of runs by method, or of a sweep by setting, with 95 % intervals over images and seeds."""
     from fairnb.evidence.compare import compare
+    from fairnb.evidence.swept import METHODS_COMPARED, Swept
+    from fairnb.evidence.swept import publish as write_results
+
+    if swept := [Swept(folder) for folder in runs if folder.is_dir() and not (folder / "run.json").exists()]:
+        if len(swept) < len(runs):
+            raise ValueError("compare runs or sweeps, not both at once")
+        found = [pair for one in swept for pair in one.evidence()]
+    else:
+        found = [(METHODS_COMPARED, compare(runs, say=typer.echo))]
+    for name, evidence in found:
+        typer.echo(f"\n{name}\n" if len(found) > 1 else "", nl=len(found) > 1)
+        _print(evidence, settings=name != METHODS_COMPARED)
+    if publish is not None:
+        write_results(publish, runs, dict(found))
+
+
+def _print(evidence: Any, *, settings: bool) -> None:
+    from fairnb.book.tables import beside, of_methods
     from fairnb.evidence.weigh import DIGITS
 
-    if csv is not None and not csv.is_dir():
-        raise FileNotFoundError(f"no folder {csv} to write the tables into: make it first")
-    evidence = compare(runs, say=typer.echo)
     methods = evidence.methods.round(DIGITS)  # printed as it is written
-    typer.echo(of_methods(methods).to_string(index=False) + "\n")
+    typer.echo(of_methods(methods, settings=settings).to_string(index=False) + "\n")
     typer.echo(beside(methods).to_string(index=False) + "\n")
     typer.echo(f"Brackets: 95 % intervals over resampled {methods.units[0]} of the test split; seeds: {methods.seeds[0]}.")
     worse = evidence.changes[evidence.changes.worsened] if len(evidence.changes) else evidence.changes
     for row in worse.itertuples():
         typer.echo(f"{row.method} worsens {row.label}: UEI +{row.change:.3f} ({row.low:.3f} to {row.high:.3f})")
-    if csv is not None:
-        evidence.save(csv)
 
 
 @app.command()

@@ -13,13 +13,10 @@ from __future__ import annotations
 import io
 import platform
 import resource  # not on Windows, where make is not either
-import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -32,16 +29,14 @@ from torch import Tensor
 from fairnb import tables
 from fairnb.data import Faces, open_dataset
 from fairnb.data.feeding import Feed
-from fairnb.evidence.ablations import Setting, ablate
-from fairnb.evidence.outcome import Judge
 from fairnb.features import Features, extract_features, load_features, load_layer, save_features
 from fairnb.heads import Heads
 from fairnb.methods import METHODS, Problem, Search, load_search, method_named, save_search
 from fairnb.model import MultiLabelNet
 from fairnb.run.device import make_fabric, resolve
-from fairnb.run.files import load_json, load_notes, project_root, save_json, save_table, save_tensors, write_beside
+from fairnb.run.files import load_json, load_notes, project_root, save_json, save_table, save_tensors, share
 from fairnb.run.keys import content_key
-from fairnb.run.parameters import Data, Recipe, Settings, Swarm
+from fairnb.run.parameters import Data, Machine, Parameters, Recipe
 from fairnb.run.record import Record, git_revision
 from fairnb.training import FILES, BaseModel, recipe_key, train_base
 
@@ -51,6 +46,14 @@ if TYPE_CHECKING:
 PACKAGES = ("fairnb", "torch", "torchvision", "lightning-fabric", "numpy", "scikit-learn")
 OF_TABLES = {"not_analysed", "min_positives"}  # parameters of everything but the base model
 OF_BASE = (Data.names() | Recipe.names()) - OF_TABLES  # parameters of the base model
+SHARED = (*FILES, "features.safetensors", "pooled_features.safetensors")  # files that runs of one base model have in common
+
+
+def training_of(parameters: Parameters) -> Parameters:
+    """Those of the run that trains the base model for all runs of a sweep with such parameters: `trainings/<key>`."""
+    given = parameters.model_dump(mode="json", include=OF_BASE)
+    machine = parameters.model_dump(mode="json", include=Machine.names())
+    return Parameters(**given, **machine, run=f"trainings/{content_key(given)}")
 
 
 class Experiment:
@@ -64,6 +67,7 @@ class Experiment:
         self.device = fabric.device.type if fabric else resolve(given.device)[0]  # 'cpu', 'cuda' or 'mps'
         self.faces: Faces = open_dataset(given.part(Data), project_root())
         self.analysed = self.faces.analysed(given.not_analysed, given.min_positives)  # bool [L], searched and averaged
+        self.of_base = OF_BASE - (set() if given.data == "drawn" else {"drawn", "drawn_seed"})  # parameters it depends on
         key = content_key(recipe_key(self.faces, given.part(Recipe), self.device))
         with self._first_alone():
             if record.stages and record.known["base_key"] != key:
@@ -94,7 +98,7 @@ class Experiment:
     def feed(self) -> Feed:
         """Supplies the images to the device."""
         given, images = self.parameters, self.faces.images
-        how = {"cache": self.folder.parent / "cache", "fabric": self.fabric, "form": given.feed, "workers": given.workers}
+        how = {"cache": self.record.runs / "cache", "fabric": self.fabric, "form": given.feed, "workers": given.workers}
         return Feed(images, given.resize, given.image_size, **how)
 
     def base_model(self) -> BaseModel:
@@ -109,7 +113,7 @@ class Experiment:
         base = train_base(self.faces, given.part(Recipe), self.folder, self.feed, tensorboard=given.tensorboard)
         if self.leads and "base model" not in self.record.stages:
             how = {"processes": self.fabric.world_size, "feed": self.feed.form, "workers": self.feed.workers}
-            self.record.note("base model", OF_BASE, base.seconds)
+            self.record.note("base model", self.of_base, base.seconds)
             self.record.save(training=how, **self._peak_memory())
         return base
 
@@ -128,34 +132,41 @@ class Experiment:
         return self._features("pooled_features.safetensors", "pooled")
 
     def _features(self, name: str, layer: str) -> dict[str, Features]:
-        if (path := self.folder / name).exists():
-            return load_features(path)
-        base = self.base_model()
-        with self._stage(name.removesuffix(".safetensors").replace("_", " "), OF_BASE | OF_TABLES):
-            features = extract_features(self.faces, base.model, self.feed, layer=layer)
-            if self.leads:
-                if layer == "penultimate":
-                    self._write_results("base", features, Heads(base.heads.unsqueeze(0)))
-                save_features(path, features)  # last, since it marks the stage as finished
-        return features
+        path, stage = self.folder / name, name.removesuffix(".safetensors").replace("_", " ")
+        heads = self.heads()  # trains, or takes what another run has
+        if stage not in self.record.stages or not path.exists():
+            with self._stage(stage, self.of_base | OF_TABLES):
+                if path.exists():
+                    features = load_features(path)
+                else:
+                    features = extract_features(self.faces, self.base_model().model, self.feed, layer=layer)
+                if self.leads:
+                    if layer == "penultimate":
+                        self._write_results("base", features, Heads(heads.unsqueeze(0)))
+                    if not path.exists():
+                        save_features(path, features)
+            return features
+        return load_features(path)
 
     def problem(self, *, both_layers: bool = False, device: str = "cpu", saved: Path | None = None) -> Problem:
         """The problem that methods solve: this run's validation features, heads and labels."""
         given, features = self.parameters, self.features()  # always, for the base model's results
         valid = (self.pooled_features() if both_layers else features)["valid"].to(device)
         hidden = self.heads("hidden") if both_layers else None
-        return Problem(valid, self.heads(), self.analysed, given.tolerance, given.seed, hidden=hidden, saved=saved)
+        how: Any = {"tolerance": given.tolerance, "seed": given.seed_of_search, "hidden": hidden, "saved": saved}
+        return Problem(valid, self.heads(), self.analysed, **how)
 
     def search(self, method: str) -> Search:
         """Stage two: the result of a method of `METHODS`, searched or loaded; an unknown one raises ValueError."""
         one = method_named(method)
-        if one.search is None:
+        if one.find is None:
             raise ValueError(f"{method!r} is the model before any search: see base_model() and heads()")
         path = self.folder / f"{one.file}.safetensors"
         if not path.exists() or method not in self.record.stages:
             both, saved = one.both_layers(self.parameters), self.folder / f"{one.file}_search.safetensors"
             device = "cpu" if self.device == "mps" else self.device  # objectives need float64, which Apple's GPUs lack
-            problem, takes = self.problem(both_layers=both, device=device, saved=saved), one.takes | {"seed"} | OF_TABLES
+            takes = one.depends_on | {"seed"} | OF_TABLES
+            problem = self.problem(both_layers=both, device=device, saved=saved)
             made_of = content_key(self.parameters.model_dump(mode="json", include=takes))
             with self._stage(method, takes):
                 if not path.exists() or load_notes(path).get("made_of") != made_of:  # or its rows alone are missing
@@ -165,20 +176,6 @@ class Experiment:
                 self._write_results(method, features, found.heads)
                 saved.unlink(missing_ok=True)
         return load_search(path)  # on the CPU, as for later calls
-
-    def ablations(self, names: Sequence[str]) -> pd.DataFrame:
-        """Repeat ablations on this run: one `Trial` row per setting; an unknown name raises ValueError."""
-        setting = self.setting(both_layers="layers of dynamic weighting" in names)
-        return pd.DataFrame([trial.row for trial in ablate(setting, names)])
-
-    def setting(self, *, both_layers: bool = False) -> Setting:
-        """The setting of ablations: this run's problem, judge and parameters; with `both_layers`, also that problem."""
-        given, pooled = self.parameters, self.pooled_features() if both_layers else None
-        judge = Judge(self.features(), self.analysed, given.seed, given.tolerance, pooled=pooled)
-        seconds = (self.record.stages.get("base model") or {}).get("seconds") or float("nan")
-        judge = replace(judge, base=judge.outcome("base", Heads(self.heads().unsqueeze(0)), seconds))
-        both = self.problem(both_layers=True) if both_layers else None
-        return Setting(self.problem(), judge, given.part(Swarm), given.part(Settings), both)
 
     def labels(self) -> pd.DataFrame:
         """`labels.csv`: method, split, label, analysed, accuracy, uei. One row per method, split and label."""
@@ -241,17 +238,18 @@ class Experiment:
             raise RuntimeError(f"the training on {given.devices} devices failed (status {status}); its message stands above")
 
     def _take_from_sibling(self) -> None:
-        """Copy the base model of another run with the same recipe and images."""
-        for path in sorted(self.folder.parent.glob("*/run.json")):
+        """Share the base model, and its features, of another run with the same recipe and images."""
+        runs = self.record.runs
+        siblings = (runs / training_of(self.parameters).run / "run.json", *sorted(runs.glob("*/run.json")))
+        for path in (*siblings, *sorted(runs.glob("trainings/*/run.json"))):
             try:
                 other = load_json(path)
-            except ValueError:
+            except (ValueError, FileNotFoundError):
                 continue  # skip a damaged run
             if (path.parent / FILES[-1]).exists() and other.get("base_key") == self.record.known["base_key"]:
-                for name in FILES:
-                    with write_beside(self.folder / name) as beside:
-                        shutil.copyfile(path.parent / name, beside)
-                self.record.note("base model", OF_BASE, None)
+                for name in filter(lambda name: (path.parent / name).exists(), SHARED):
+                    share(path.parent / name, self.folder / name)
+                self.record.note("base model", self.of_base, None)
                 self.record.save(base_from=other["base_from"])
                 return
 
@@ -259,7 +257,7 @@ class Experiment:
         name = torch.cuda.get_device_name() if self.device == "cuda" else platform.processor() or platform.machine()
         device = {"type": self.device, "name": name, "threads": torch.get_num_threads()}
         versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-        return {"device": device, "git_revision": git_revision(), "versions": versions, "base_from": self.folder.name}
+        return {"device": device, "git_revision": git_revision(), "versions": versions, "base_from": self.parameters.run}
 
     def _peak_memory(self) -> dict[str, float]:
         """Peak memory of this process, and of its GPU, in 10⁹ bytes."""

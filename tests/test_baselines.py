@@ -18,7 +18,7 @@ from fairnb.methods.thresholds import group_thresholds, label_thresholds
 from fairnb.metrics import accuracy, contingency_table, underestimation_index
 from fairnb.run.parameters import Parameters
 
-BASELINES = ["label thresholds", "group thresholds", "soft UEI", "random search"]
+BASELINES = ["label thresholds", "group thresholds", "soft UEI", "random search", "pymoo NSGA-II"]
 QUICK = Parameters(particles=10, iterations=5, gradient_steps=20)
 
 
@@ -30,12 +30,6 @@ def make(images=60, columns=3, labels=2, seed=0):
     truth = x[:, :labels] + 0.7 * torch.randn(images, labels, generator=draw) + 0.4 * group[:, None] > 0.6
     heads = torch.cat([torch.eye(labels, columns), torch.full((labels, 1), -1.4)], dim=1)
     return Problem(Features(x, truth, group, 2), heads)
-
-
-def found(name, problem, parameters):
-    search = METHODS[name].search
-    assert search is not None
-    return search(problem, parameters)
 
 
 def measures(predicted, features, label):
@@ -60,7 +54,7 @@ def test_the_label_threshold_is_the_best_of_all():
 @pytest.mark.parametrize("name", [*BASELINES, "calibrated multi-task"])
 def test_a_held_out_pick_searches_on_the_rest_and_picks_on_the_kept(name):
     problem = replace(make(images=300), seed=5)
-    search = found(name, replace(problem, held_out=0.4), QUICK)
+    search = METHODS[name].search(problem, QUICK.but(held_out=0.4))
     rest, kept = hold_out(problem.features, 0.4, 5)
     for label in range(2):
         front, mask = search.fronts.positions[label : label + 1], search.fronts.mask[label]
@@ -71,7 +65,7 @@ def test_a_held_out_pick_searches_on_the_rest_and_picks_on_the_kept(name):
         ]:
             seen = uei_and_error(score_heads(part, front, where))[0][mask]
             assert torch.allclose(seen.sort(0).values, values.sort(0).values)
-    whole = found(name, problem, QUICK)
+    whole = METHODS[name].search(problem, QUICK)
     assert not torch.equal(whole.heads.weights, search.heads.weights)
 
 
@@ -171,8 +165,8 @@ def test_random_search_keeps_the_best_of_what_it_draws():
 @pytest.mark.parametrize("name", BASELINES)
 def test_every_baseline_picks_by_the_rule_and_leaves_other_labels(name):
     searched = torch.tensor([True, False, True])
-    problem = replace(make(images=200, labels=3), tolerance=0.02, searched=searched)
-    search = found(name, problem, Parameters(particles=10, iterations=19))
+    problem = replace(make(images=200, labels=3), searched=searched)
+    search = METHODS[name].search(problem, Parameters(particles=10, iterations=19, tolerance=0.02))
     assert all(torch.equal(each[1], problem.heads[1]) for each in search.heads.weights)
     tables = search.heads.tables(problem.features)
     for s, label in enumerate((0, 2)):
@@ -182,14 +176,14 @@ def test_every_baseline_picks_by_the_rule_and_leaves_other_labels(name):
         assert search.accuracy[s][place].item() == pytest.approx(accuracy(tables[label]).item())
 
 
-def test_problems_that_no_method_can_solve_are_refused():
-    problem = make()
-    with pytest.raises(ValueError, match="no label is searched"):
-        replace(problem, searched=torch.zeros(2, dtype=torch.bool))
-    with pytest.raises(ValueError, match="3 columns do not fit a layer that reads 2"):
-        replace(problem, heads=problem.heads[:, 1:])
-    with pytest.raises(ValueError, match="must not be negative"):
-        replace(problem, tolerance=-0.1)
+def test_a_method_without_its_library_is_refused(monkeypatch):
+    monkeypatch.setattr("fairnb.methods.method.find_spec", lambda _: None)
+    for method in METHODS.values():
+        if method.library:
+            with pytest.raises(ValueError, match=rf"needs {method.library}: pip install"):
+                method.search(make(), QUICK)
+        else:
+            method.require()
 
 
 def test_settings_that_say_nothing_are_refused():

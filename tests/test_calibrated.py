@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,19 +7,22 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from fairnb.evidence.ablations import ABLATIONS, Setting, ablate, against
-from fairnb.evidence.outcome import Judge
 from fairnb.features import Features
 from fairnb.heads import Heads
-from fairnb.methods.calibrated import calibrated_multi_task, fit_near, group_directions, recalibrate
+from fairnb.methods import METHODS
+from fairnb.methods.calibrated import calibrated_multi_task, group_directions
 from fairnb.methods.multi_task import multi_task
 from fairnb.methods.pick import pick
 from fairnb.methods.problem import Problem
+from fairnb.methods.recalibration import fit_near, recalibrate
 from fairnb.methods.thresholds import group_thresholds
 from fairnb.metrics import accuracy, chance_index, contingency_table, underestimation_index
-from fairnb.run.parameters import Settings, Swarm
+from fairnb.run.parameters import Parameters, Settings, Swarm
+from fairnb.sweep.plan import read_sweep
 
-SWARM, SETTINGS = Swarm(particles=30, iterations=30), Settings()
+GIVEN = Parameters(particles=30, iterations=30)
+SWARM, SETTINGS = GIVEN.part(Swarm), GIVEN.part(Settings)
+ABLATIONS = read_sweep(Path(__file__).parents[1] / "params" / "sweeps" / "ablations.yml").comparisons
 
 
 def make(images=900, columns=12, labels=3, seed=0):
@@ -36,18 +40,23 @@ def tables_of(features, layer):
     return Heads(layer.unsqueeze(0)).tables(features)
 
 
-def setting(swarm, searched=(True, True, True)):
-    """What ablations vary, and the test split that its models are judged on."""
-    where, test = torch.tensor(searched), make(seed=1).features
-    problem = replace(make(), searched=where)
-    judge = Judge({"valid": problem.features, "test": test}, where)
-    base = judge.outcome("base", Heads(problem.heads.unsqueeze(0)))
-    return Setting(problem, replace(judge, base=base), swarm, SETTINGS), test
+def found(problem, method="calibrated multi-task", **given):
+    return METHODS[method].search(problem, GIVEN.but(**given))
+
+
+def ablated(problem, name, **given):
+    """The search of each setting of an ablation whose method is the package's own."""
+    searches = {}
+    for setting, own in ABLATIONS[name].items():
+        if not METHODS[own["method"]].library:
+            changed = {key: value for key, value in own.items() if key not in ("method", "against")}
+            searches[setting] = found(problem, own["method"], **(given | changed))
+    return searches
 
 
 def test_it_lowers_uei_within_the_tolerance_and_holds_up_on_other_images():
     problem, test = make(), make(seed=1).features
-    search = calibrated_multi_task(problem, SWARM)
+    search = found(problem)
     before, after = tables_of(problem.features, problem.heads), search.heads.tables(problem.features)
     assert (accuracy(after) >= accuracy(before) - 0.05 - 1e-9).all()
     assert (underestimation_index(after) < underestimation_index(before) / 3).all()
@@ -55,7 +64,7 @@ def test_it_lowers_uei_within_the_tolerance_and_holds_up_on_other_images():
     on_test = search.heads.tables(test)
     assert underestimation_index(on_test).mean() < underestimation_index(tables_of(test, problem.heads)).mean() / 2
     assert accuracy(on_test).mean() > accuracy(wide.heads.tables(test)).mean()
-    again = calibrated_multi_task(problem, SWARM)
+    again = found(problem)
     assert torch.equal(search.heads.weights, again.heads.weights)
     for s in range(3):
         seen = search.uei[s][search.picked[s]].item()
@@ -64,7 +73,7 @@ def test_it_lowers_uei_within_the_tolerance_and_holds_up_on_other_images():
 
 def test_indifference_trades_uei_below_chance_for_accuracy():
     problem = make()
-    strict, loose = (calibrated_multi_task(problem, SWARM, indifference=share) for share in (0.0, 1.0))
+    strict, loose = (found(problem, indifference=share) for share in (0.0, 1.0))
     tables = [search.heads.tables(problem.features) for search in (strict, loose)]
     assert accuracy(tables[1]).mean() > accuracy(tables[0]).mean()
     assert (underestimation_index(tables[1]) <= 1.1 * chance_index(tables[0])).all()
@@ -75,7 +84,7 @@ def test_indifference_trades_uei_below_chance_for_accuracy():
 def test_only_the_threshold_and_the_groups_direction_move():
     problem = make()
     valid, heads = problem.features, problem.heads
-    search = calibrated_multi_task(problem, SWARM)
+    search = found(problem)
     better, _ = recalibrate(valid.x, valid.labels, heads)
     along = group_directions(valid)[0][0]
     moved = search.heads.last - better
@@ -86,7 +95,7 @@ def test_only_the_threshold_and_the_groups_direction_move():
     assert logits.mean().item() == pytest.approx(0, abs=1e-3)
     assert logits[valid.group == 1].mean() > logits[valid.group == 0].mean() + 0.5
     searched = torch.tensor([True, False, True])
-    assert torch.equal(calibrated_multi_task(replace(problem, searched=searched), SWARM).heads.last[1], heads[1])
+    assert torch.equal(found(replace(problem, searched=searched)).heads.last[1], heads[1])
 
 
 def test_recalibration_is_logistic_regression_with_a_prior():
@@ -120,11 +129,11 @@ def test_the_fits_are_paid_from_the_evaluations_of_the_flight():
     problem = make()
     valid = problem.features
     cost = recalibrate(valid.x, valid.labels, problem.heads)[1] + group_directions(valid)[1]
-    search = calibrated_multi_task(problem, SWARM)
+    search = found(problem)
     spent, flown = search.fronts.evaluations, len(search.fronts.hypervolume) - 1
     assert SWARM.evaluations - SWARM.particles < spent <= SWARM.evaluations
     assert spent == cost + (flown + 1) * SWARM.particles
-    few = calibrated_multi_task(problem, Swarm(particles=10, iterations=8))
+    few = found(problem, particles=10, iterations=8)
     assert few.fronts.evaluations == cost + 3 * 10  # a quarter of the iterations stays
 
 
@@ -132,7 +141,7 @@ def test_three_groups_have_two_directions():
     problem = make()
     three = replace(problem.features, group=torch.arange(900) % 3, groups=3)
     assert group_directions(three)[0].shape == (2, 13)
-    search = calibrated_multi_task(replace(problem, features=three), SWARM)
+    search = found(replace(problem, features=three))
     before, after = tables_of(three, problem.heads), search.heads.tables(three)
     assert (underestimation_index(after) < underestimation_index(before)).all()
 
@@ -156,140 +165,92 @@ def test_chance_index_is_what_chance_shows():
     assert float(chance_index(torch.tensor([[[5, 0], [0, 3]], [[2, 0], [0, 0]]]))) == 0
 
 
-def test_bad_settings_are_named():
-    problem = make(images=50)
-    with pytest.raises(ValueError, match="indifference=-1"):
-        calibrated_multi_task(problem, SWARM, indifference=-1)
+def test_a_bad_setting_is_named():
     with pytest.raises(ValueError, match="spread=-1"):
-        calibrated_multi_task(problem, SWARM, spread=-1)
-    with pytest.raises(ValueError, match="no label is searched"):
-        replace(problem, searched=torch.zeros(3, dtype=torch.bool))
+        calibrated_multi_task(make(images=50), SWARM, spread=-1)
 
 
-def test_ablations_vary_what_they_say():
-    on, test = setting(Swarm(particles=20, iterations=9), (True, True, False))
-    names = ["perturbation", "grid", "particles at equal evaluations", "start", "tolerance", "images of the pick"]
-    trials = {(trial.ablation, trial.setting): trial for trial in ablate(on, names)}
-    assert all(trial.outcome.method == setting for (_, setting), trial in trials.items())
-    rows = {place: trial.row for place, trial in trials.items()}
-    assert {name for name, _ in rows} == set(names)
-    assert all(len(ABLATIONS[name]) == sum(ablation == name for ablation, _ in rows) for name in names)
-    own = [row for (_, setting), row in rows.items() if setting == "as in the chapters"]
-    assert len({(row["uei"], row["seconds"]) for row in own}) == 1  # searched once
-    assert len(own) == len(names)
-    by_hand = multi_task(on.problem, on.swarm, SETTINGS).heads.tables(test)[:2]
-    assert own[0]["uei"] == pytest.approx(underestimation_index(by_hand).mean().item())
-    assert own[0]["accuracy"] == pytest.approx(accuracy(by_hand).mean().item())
-    particles = [row for (name, _), row in rows.items() if name == "particles at equal evaluations"]
-    assert all(row["evaluations"] == 200 for row in particles)
-    others = [row["uei_valid"] for (_, setting), row in rows.items() if setting != "as in the chapters"]
-    assert sum(value != own[0]["uei_valid"] for value in others) > len(others) / 2
-    with pytest.raises(ValueError, match="did you mean 'grid'"):
-        next(ablate(on, ["gird"]))
-    with pytest.raises(ValueError, match="to move both layers, give the problem"):
-        list(ablate(on, ["layers of dynamic weighting"]))
+@pytest.mark.parametrize("name", ["perturbation", "self-adaptation", "grid", "start", "images of the pick"])
+def test_ablations_vary_what_they_say(name):
+    problem = make()
+    plain, *others = ablated(problem, name, particles=20, iterations=19).values()
+    by_hand = multi_task(problem, Swarm(particles=20, iterations=19), SETTINGS)
+    assert torch.equal(plain.heads.weights, by_hand.heads.weights)
+    assert not any(torch.equal(plain.heads.weights, other.heads.weights) for other in others)
 
 
 def test_the_calibrated_search_is_taken_apart():
-    on, test = setting(Swarm(particles=20, iterations=19), (True, True, False))
-    valid, heads = on.problem.features, on.problem.heads
-    trials = {trial.setting: trial for trial in ablate(on, ["parts of the calibrated search"])}
-    before = accuracy(tables_of(valid, heads))[:2]
-    for trial in trials.values():
-        lost = before - accuracy(trial.outcome.valid)
-        assert (lost <= on.problem.tolerance + 1e-9).all()  # of the base model's accuracy, wherever the search began
-    by_hand = group_thresholds(on.problem)
-    plain = trials["group thresholds on the base model's"]
-    assert torch.equal(plain.outcome.test, by_hand.heads.predict(test)[:2])
-    indifferent = trials["group thresholds on the base model's, its pick"]
-    assert indifferent.row["accuracy"] > 0
-    assert accuracy(indifferent.outcome.valid).mean() > accuracy(plain.outcome.valid).mean()
-    assert indifferent.outcome.needs_group
-    assert not trials["label thresholds on them, its pick"].outcome.needs_group
-    spent = {setting: trial.row["evaluations"] for setting, trial in trials.items()}
-    assert spent["in all directions"] <= on.swarm.evaluations + on.swarm.particles
-    from_base = calibrated_multi_task(on.problem, on.swarm, recalibrated=False)
-    assert torch.equal(trials["from the base model's heads"].outcome.test, from_base.heads.predict(test)[:2])
+    problem = replace(make(), searched=torch.tensor([True, True, False]))
+    valid, heads = problem.features, problem.heads
+    searches = ablated(problem, "parts of the calibrated search", particles=20, iterations=19)
+    seen = {setting: search.heads.tables(valid) for setting, search in searches.items()}
+    before = accuracy(tables_of(valid, heads))
+    for tables in seen.values():  # of the base model's accuracy, wherever the search began
+        assert (accuracy(tables) >= before - problem.tolerance - 1e-9).all()
+    plain, indifferent = (f"group thresholds on the base model's{pick}" for pick in ("", ", its pick"))
+    assert torch.equal(searches[plain].heads.weights, group_thresholds(problem).heads.weights)
+    assert accuracy(seen[indifferent]).mean() > accuracy(seen[plain]).mean()
+    assert searches[indifferent].heads.by_group
+    assert not searches["label thresholds on them, its pick"].heads.by_group
+    from_base = calibrated_multi_task(replace(problem, indifference=0.5), Swarm(particles=20, iterations=19))
+    assert torch.equal(searches["from the base model's heads"].heads.weights, from_base.heads.weights)
     better, _ = recalibrate(valid.x, valid.labels[:, :2], heads[:2])
     fitted = torch.cat([better, heads[2:]])
-    f, g = (underestimation_index(tables_of(valid, layer))[:2] for layer in (fitted, heads))
-    taken, alone = (Heads(layer.unsqueeze(0)).predict(test)[:2] for layer in (fitted, heads))
-    allowed = accuracy(tables_of(valid, fitted))[:2] >= before - on.problem.tolerance
-    expected = torch.where(((f < g) & allowed).unsqueeze(1), taken, alone)
-    assert torch.equal(trials["recalibrated heads, no search"].outcome.test, expected)
+    f, g = (underestimation_index(tables_of(valid, layer)) for layer in (fitted, heads))
+    allowed = accuracy(tables_of(valid, fitted)) >= before - problem.tolerance
+    expected = torch.where(((f < g) & allowed).unsqueeze(1), fitted, heads)
+    assert torch.equal(searches["recalibrated heads, no search"].heads.last, expected)
 
 
 def test_the_tolerance_counts_from_the_base_model_wherever_the_swarms_begin():
-    problem = replace(make(), tolerance=0.02)
+    problem = make()
     valid, heads = problem.features, problem.heads
-    better, _ = recalibrate(valid.x, valid.labels, heads)
-    search = multi_task(problem, SWARM, SETTINGS, begin=better)
+    search = found(problem, "multi-task", start="recalibrated", tolerance=0.02)
     before = accuracy(tables_of(valid, heads))
     assert [acc[0].item() for acc in search.accuracy] == pytest.approx(before.tolist())
     assert (accuracy(search.heads.tables(valid)) >= before - 0.02 - 1e-9).all()
-    other = multi_task(problem, SWARM, SETTINGS)
-    assert not torch.equal(search.fronts.positions, other.fronts.positions)
-
-
-def test_what_a_setting_is_compared_with():
-    assert against("grid", "one cell") == "as in the chapters"
-    assert against("images of the pick", "30 % held out") == "as in the chapters"
-    assert (
-        against("pick of every method", "soft UEI, 30 % held out")
-        == against("pick of every method", "soft UEI")
-        == "soft UEI"
-    )
-    for setting, other in {
-        "soft UEI, indifferent": "calibrated multi-task, indifferent",
-        "soft UEI, lowest UEI": "calibrated multi-task, lowest UEI",
-        "calibrated multi-task, indifferent": "calibrated multi-task, lowest UEI",
-    }.items():
-        assert against("indifference of every method", setting) == other
+    begin, cost = recalibrate(valid.x, valid.labels, heads)
+    by_hand = multi_task(replace(problem, begin=begin, paid=cost, tolerance=0.02), SWARM, SETTINGS)
+    assert torch.equal(search.heads.weights, by_hand.heads.weights)
 
 
 def test_any_search_can_take_the_calibrated_pick():
-    on, test = setting(SWARM)
-    trials = {trial.setting: trial for trial in ablate(on, ["indifference of every method"])}
-    assert trials["calibrated multi-task, indifferent"].row["accuracy"] == pytest.approx(
-        accuracy(calibrated_multi_task(on.problem, SWARM).heads.tables(test)).mean().item()
-    )
-    for method, plain in {
-        "multi-task": multi_task(on.problem, SWARM, SETTINGS),
-        "group thresholds": group_thresholds(on.problem),
-    }.items():
-        assert torch.equal(trials[f"{method}, lowest UEI"].outcome.test, plain.heads.predict(test))
-        lowest, even = (accuracy(trials[f"{method}, {pick}"].outcome.valid).mean() for pick in ("lowest UEI", "indifferent"))
-        assert even > lowest
+    problem = make()
+    searches = ablated(problem, "indifference of every method")
+    kept = {setting: accuracy(search.heads.tables(problem.features)).mean() for setting, search in searches.items()}
+    ours = searches["calibrated multi-task, indifferent"].heads.weights
+    assert torch.equal(ours, found(problem).heads.weights)
+    by_hand = {"multi-task": multi_task(problem, SWARM, SETTINGS), "group thresholds": group_thresholds(problem)}
+    for method, plain in by_hand.items():
+        assert torch.equal(searches[f"{method}, lowest UEI"].heads.weights, plain.heads.weights)
+        assert kept[f"{method}, indifferent"] > kept[f"{method}, lowest UEI"]
 
 
 def test_a_search_from_the_base_models_heads_pays_for_no_fits_of_them():
     problem = make()
     cost = group_directions(problem.features)[1]
-    search = calibrated_multi_task(problem, SWARM, recalibrated=False)
+    search = found(problem, start="base")
     assert search.fronts.evaluations == cost + len(search.fronts.hypervolume) * SWARM.particles
-    assert not torch.equal(search.heads.weights, calibrated_multi_task(problem, SWARM).heads.weights)
+    assert not torch.equal(search.heads.weights, found(problem).heads.weights)
 
 
 def test_directions_are_varied_alone():
-    on, _ = setting(Swarm(particles=20, iterations=59))
-    trials = {trial.setting: trial for trial in ablate(on, ["directions", "equal UEI"])}
-    two, lowest = trials["threshold and group"], trials["none: the lowest"]
-    assert torch.equal(two.outcome.test, lowest.outcome.test)
-    assert trials["all"].outcome.method == "all"
-    assert abs(trials["all"].row["evaluations"] - on.swarm.evaluations) <= on.swarm.particles
-    accuracies = [
-        trials[name].outcome.valid for name in ("none: the lowest", "half of what chance shows", "all that chance shows")
-    ]
-    kept = [float(accuracy(tables).mean()) for tables in accuracies]
+    problem, swarm = make(), {"particles": 20, "iterations": 59}
+    two, _, every = ablated(problem, "directions", **swarm).values()
+    even, lowest, loose = ablated(problem, "equal UEI", **swarm).values()
+    assert torch.equal(two.heads.weights, lowest.heads.weights)
+    assert abs(every.fronts.evaluations - 1200) <= 20
+    kept = [float(accuracy(search.heads.tables(problem.features)).mean()) for search in (lowest, even, loose)]
     assert kept == sorted(kept)
-    assert all(trial.row["uei_chance"] > 0 for trial in trials.values())
 
 
 def test_a_start_at_recalibrated_heads_is_paid_for():
-    on, _ = setting(Swarm(particles=20, iterations=59))
-    spent = {trial.setting: trial.row["evaluations"] for trial in ablate(on, ["start", "parts of the calibrated search"])}
-    valid = on.problem.features
-    cost = recalibrate(valid.x, valid.labels, on.problem.heads)[1]
-    assert abs(spent["recalibrated heads"] - on.swarm.evaluations) <= 20
-    assert spent["recalibrated heads, no search"] == cost + 1
-    assert spent["label thresholds on them, its pick"] == cost + 901
+    problem = make()
+    swarm = {"start": "recalibrated", "particles": 20, "iterations": 59}
+    cost = recalibrate(problem.features.x, problem.features.labels, problem.heads)[1]
+    spent = {name: found(problem, name, **swarm).fronts.evaluations for name in ("multi-task", "dynamic weighting")}
+    assert all(abs(evaluations - 1200) <= 20 for evaluations in spent.values())
+    assert found(problem, "random search", **swarm).fronts.evaluations == 1200
+    assert found(problem, "label thresholds", **swarm).fronts.evaluations == cost + 901
+    (alone,) = (own for setting, own in ABLATIONS["parts of the calibrated search"].items() if "no search" in setting)
+    assert found(problem, **alone).fronts.evaluations == cost + 1

@@ -3,7 +3,9 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,9 +15,12 @@ import torch
 
 from fairnb import training
 from fairnb.book import plots, tables, training_plots
-from fairnb.experiment import Experiment
+from fairnb.experiment import Experiment, training_of
+from fairnb.methods import Problem
+from fairnb.methods.multi_task import multi_task
+from fairnb.methods.recalibration import recalibrate
 from fairnb.run.files import load_tensors, save_json, write_beside
-from fairnb.run.parameters import Parameters
+from fairnb.run.parameters import Parameters, Settings, Swarm
 from tests.conftest import RECIPE, make_celeba
 
 SEARCH = {"particles": 12, "iterations": 5, "tolerance": 0.1, "spread": 0.1, "epsilon": 0.01}
@@ -206,12 +211,34 @@ def test_other_images_are_refused(celeba, tmp_path):
     assert experiment(moved, tmp_path).record.known["data_root"] == str(moved)
 
 
-def test_runs_share_a_trained_base(done, celeba, monkeypatch):
+def test_runs_share_a_trained_base(done, celeba, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "_Training", lambda *_: pytest.fail("trained again"))
-    other = experiment(celeba, done.folder.parent, run="another name")
+    other = experiment(celeba, done.folder.parent, run="another name", min_positives=1)
+    monkeypatch.setattr("fairnb.data.feeding.Feed.batches", lambda *_: pytest.fail("computed again"))
     assert torch.equal(other.base_model().heads, done.base_model().heads)
     assert other.record.known["base_from"] == "one"
-    assert (other.folder / "base.safetensors").exists()
+    other.features()
+    for name in ("base.safetensors", "features.safetensors", "history.csv", "history_us.csv"):
+        assert (other.folder / name).samefile(done.folder / name)
+    assert set(other.record.stages) == {"base model", "features"}
+    shutil.copytree(other.folder, tmp_path / training_of(other.parameters).run)  # trainings/<key>, as a sweep trains
+    assert experiment(celeba, tmp_path, run="a sweep/a run").base_model().heads.equal(done.base_model().heads)
+
+
+def test_what_every_search_takes_reaches_it(celeba, done):
+    problem = Problem(done.features()["valid"], done.heads(), done.analysed, tolerance=0.1)
+    begin, paid = recalibrate(problem.valid.x, problem.valid.labels, problem.heads)
+    cases: list[tuple[str, Any, dict[str, Any]]] = [
+        ("held_out", 0.3, {"held_out": 0.3}), ("indifference", 1.0, {"indifference": 1.0}), ("search_seed", 7, {"seed": 7}),
+        ("start", "recalibrated", {"begin": begin, "paid": paid}),
+    ]  # fmt: skip
+    for name, value, changed in cases:
+        run = experiment(celeba, done.folder.parent, run=f"taken/{name}", **{name: value})
+        search = run.search("multi-task")
+        wanted = multi_task(replace(problem, **changed), run.parameters.part(Swarm), run.parameters.part(Settings))
+        assert torch.equal(search.heads.weights, wanted.heads.weights), name
+        assert name in run.record.stages["multi-task"]["takes"]
+        assert run.record.known["base_from"] == "one"
 
 
 def test_a_mistake_is_not_held_against_the_run(celeba, tmp_path):
@@ -227,8 +254,8 @@ def test_a_mistake_is_not_held_against_the_run(celeba, tmp_path):
 
 
 def test_bad_names_and_settings(celeba, tmp_path):
-    for run in ("", "a/b", "..", "cache"):
-        with pytest.raises(ValueError, match="must be a plain folder name"):
+    for run in ("", "a//b", "a/..", "/a", "..", "cache", "trainings"):
+        with pytest.raises(ValueError, match=r"must be a plain folder name|is the folder of"):
             experiment(celeba, tmp_path, run=run)
     with pytest.raises(ValueError, match="min_positives=0"):
         experiment(celeba, tmp_path, min_positives=0)

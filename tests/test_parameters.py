@@ -58,7 +58,8 @@ def test_a_value_is_read_as_its_parameters_type(given, wanted):
         ({"seed": "20261125153000123456"}, "seed='20261125153000123456' must be below 9223372036854775808"),
         ({"batch_size": 1}, "batch_size=1 must be at least 2"),
         ({"run": "../x"}, "run='../x' must be a plain folder name"),
-        ({"run": "cache"}, "must be a plain folder name"),
+        ({"run": "cache"}, "is the folder of decoded images"),
+        ({"layers": "all", "start": "recalibrated"}, "start='recalibrated' is for heads alone"),
         ({"data": "celebs"}, "unknown data 'celebs': did you mean 'celeba'?"),
         ({"data": "celeba"}, "needs data_root"),
         ({"data_root": "faces"}, "reads no folder: say data=celeba"),
@@ -100,7 +101,10 @@ def test_a_file_and_words_are_read_as_they_are_written(tmp_path):
     assert given.targets == ("Bald", "Young")
 
 
-@pytest.mark.parametrize(("text", "message"), [("- a\n", "name: value"), ("a: [\n", "is not YAML")])
+BAD_FILES = [("- a\n", "name: value"), ("a: [\n", "is not YAML"), ("a: 1\na: 2\n", r"p.yml, line \d: 'a' stands twice")]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_FILES)
 def test_a_bad_file_is_named(tmp_path, text, message):
     (tmp_path / "p.yml").write_text(text)
     with pytest.raises(ValueError, match=message):

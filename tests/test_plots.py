@@ -83,3 +83,15 @@ def test_no_marker_of_an_ablation_is_cut():
             radius = np.sqrt(dots.get_sizes().max()) / 2 * figure.dpi / 72
             inside = axis.get_window_extent().padded(-radius)
             assert all(inside.contains(*place) for place in middle)
+
+
+def test_a_trade_off_has_a_band_per_method():
+    rows = [("multi-task", t, 0.2 - t + s / 100, 0.9 - t) for t in (0.01, 0.1) for s in (0, 1, 2)]
+    rows += [("label thresholds", t, 0.3 - t, 0.8 - t) for t in (0.01, 0.1)]
+    figure = plots.trade_off(pd.DataFrame(rows, columns=["method", "tolerance", "uei", "accuracy"]), 0.92, 0.4)
+    (axis,) = figure.axes
+    lines: Any = {line.get_label(): line.get_xydata() for line in axis.get_lines()}
+    assert np.allclose(lines["multi-task"], [[0.89, 0.2], [0.8, 0.11]])
+    assert np.allclose(lines["base"], [[0.92, 0.4]])
+    band = np.asarray(axis.collections[0].get_paths()[0].vertices)
+    assert (band[:, 1].min(), band[:, 1].max()) == pytest.approx((0.1, 0.21))

@@ -21,7 +21,7 @@ def toy_search(problem, given):
     return picked_from(problem, list(raised.unsqueeze(1)), list(values.unsqueeze(1)), 2)
 
 
-TOY = Method("toy", toy_search, frozenset({"tolerance"}), "unused", "#000000", "X")
+TOY = Method("toy", toy_search, frozenset(), "unused", "#000000", "X")
 PREDICTED = Measure(lambda table: table[..., 1].double().sum((-2, -1)), "predicted", 0.0, bounds=(0, 1e9), per_label=True)
 
 

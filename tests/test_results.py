@@ -11,9 +11,11 @@ import pytest
 from fairnb.book.pages import SUMMARISED
 from fairnb.book.prose import sign
 from fairnb.book.tables import ablation, in_brief
-from fairnb.evidence.ablations import ABLATIONS, OF_METHODS, against
 from fairnb.methods import METHODS, group_use
+from fairnb.run.parameters import Parameters
+from fairnb.sweep.plan import read_sweep
 
+ABLATIONS = read_sweep(Path(__file__).parents[1] / "params" / "sweeps" / "ablations.yml").comparisons
 RESULTS = sorted(path.parent for path in (Path(__file__).parents[1] / "results").glob("*/methods.csv"))
 
 
@@ -25,7 +27,7 @@ def test_results_say_what_they_are_of(folder):
     assert "/" not in json.dumps({name: known[name] for name in ("data", "parameters", "machine")})  # no path of a machine
     methods: Any = pd.read_csv(folder / "methods.csv").set_index("method")
     assert (methods.seeds == known["seeds"]).all()
-    assert set(SUMMARISED) <= set(METHODS) <= set(methods.index)
+    assert set(SUMMARISED) <= {name for name, method in METHODS.items() if not method.library} <= set(methods.index)
     for column in ("uei", "accuracy"):
         assert (methods[f"{column}_low"] <= methods[column]).all()
         assert (methods[column] <= methods[f"{column}_high"]).all()
@@ -48,21 +50,37 @@ def test_ablations_are_whole(folder):
     known = json.loads((folder / "provenance.json").read_text())
     for name, settings in ABLATIONS.items():
         table = ablation(rows, name)
-        assert table.setting.tolist()[: len(settings)] == list(settings)
+        against = {setting: own.get("against", next(iter(settings))) for setting, own in settings.items()}
+        needed = [setting for setting, own in settings.items() if not METHODS[own["method"]].library]
+        assert set(needed) <= set(table.setting)
+        assert table.setting.tolist() == [setting for setting in settings if setting in set(table.setting)]
         assert (table.seeds == known["seeds"]).all()
         assert (table.uei_low <= table.uei).all()
         own: Any = changed[changed.ablation == name].set_index("setting")
-        assert set(own.index) <= set(table.setting)
-        changing = {setting for setting in table.setting if against(name, setting) != setting}
-        assert len(changing) >= (len(table) / 2 if name in OF_METHODS else len(settings) - 1)
-        assert set(own.index) == changing
+        assert set(own.index) == {setting for setting in table.setting if against[setting] != setting}
         means = table.set_index("setting").uei
         for setting, row in own.iterrows():
-            assert row.against == against(name, setting)
+            assert row.against == against[setting]
             assert row.uei == pytest.approx(means[setting] - means[row.against], abs=1e-5)
             assert row.uei_low <= row.uei <= row.uei_high
     searched = rows[rows.setting == "as in the chapters"].groupby("seed").uei.nunique()
     assert (searched <= 2).all()  # the multi-task search's and dynamic weighting's
+
+
+def test_settings_of_ablations_are_parameters_and_have_the_reference_that_they_should():
+    given = {}
+    for name, settings in ABLATIONS.items():
+        for setting, own in settings.items():
+            assert own["method"] in METHODS
+            given[name, setting] = Parameters(**{key: own[key] for key in own if key not in ("method", "against")})
+    for setting, own in ABLATIONS["pick of every method"].items():
+        assert own["against"] == own["method"] == setting.removesuffix(", 30 % held out")
+    for setting, own in ABLATIONS["indifference of every method"].items():
+        ours = f"calibrated multi-task, {setting.split(', ')[1]}"
+        assert own["against"] == (ours if setting != ours else "calibrated multi-task, lowest UEI")
+    for setting in ABLATIONS[name := "particles at equal evaluations"]:
+        swarm = given[name, setting]
+        assert abs(swarm.evaluations - Parameters().evaluations) <= swarm.particles / 2
 
 
 def test_the_photographs_are_there_with_every_peer():

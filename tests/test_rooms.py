@@ -18,7 +18,9 @@ FLOORS = [
     ["methods"],
     ["evidence"],
     ["book"],
-    ["experiment", "cli"],
+    ["experiment"],
+    ["sweep"],
+    ["cli"],
 ]
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 ROOMS = sorted(str(path.parent.relative_to(ROOT)).replace("/", ".") for path in (ROOT / "fairnb").rglob("__init__.py"))

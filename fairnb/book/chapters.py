@@ -80,7 +80,9 @@ def run_chapters(
         own, given = cell_parameters(page), record.parameters.model_dump(mode="json")
         of_run = set(given) - Machine.names() - Pages.names() if opens_run(page) else set()
         made_with = {one: given[one] for one in sorted(of_run | (set(own) & set(given)))}
-        key = content_key([notebooks[name].read_text(), made_with, _surroundings(root, page, given)])
+        code = "\n".join(cell.source for cell in page.cells if cell.cell_type == "code")
+        around = [*surroundings(root, code), data_stats(root, given["data_root"] if opens_run(page) else "")]
+        key = content_key([notebooks[name].read_text(), made_with, around])
         if out.exists() and nbformat.read(out, as_version=4).metadata.get("made_of") == key:
             say(f"{name} is up to date")
             clock.skipped(name)
@@ -96,7 +98,7 @@ def run_chapters(
         failed.replace(out)
         clock.done(name, seconds := time.perf_counter() - start)
         say(f"{name} done in {duration(seconds)}")
-        record = Record.open(record.folder.name, runs=root / "runs")  # a cell may have been edited
+        record = Record.open(record.parameters.run, runs=root / "runs")  # a cell may have been edited
     return folder
 
 
@@ -121,25 +123,27 @@ def opens_run(page: Any) -> bool:
     return any(OPENS_RUN in cell.metadata.get("tags", []) for cell in page.cells)
 
 
-def _surroundings(root: Path, page: Any, values: dict[str, Any]) -> list[Any]:
-    """A chapter's other dependencies: the files that it imports and reads, versions, the data."""
+def surroundings(root: Path, code: str) -> list[Any]:
+    """Dependencies of code beside its parameters: the files that it imports and reads, and versions."""
     try:
-        code = sources("\n".join(cell.source for cell in page.cells if cell.cell_type == "code"), root)
+        files = sources(code, root)
     except SyntaxError:  # cells may hold IPython syntax, such as %time: then every file counts
-        code = {path for folder in ("fairnb", "results") for path in (root / folder).rglob("*") if path.suffix != ".pyc"}
-    data = root / Path(values["data_root"]).expanduser()
-    files = sorted(data.iterdir()) if values["data_root"] and opens_run(page) and data.is_dir() else []
-    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return [digest_files(root, sorted(code)), {name: version(name) for name in PACKAGES}, stats]
+        files = {path for folder in ("fairnb", "results") for path in (root / folder).rglob("*") if path.suffix != ".pyc"}
+    return [digest_files(root, sorted(files)), {name: version(name) for name in PACKAGES}]
+
+
+def data_stats(root: Path, data_root: str) -> list[list[Any]]:
+    """Name, size and time of each file of a dataset; empty for drawn faces."""
+    data = root / Path(data_root).expanduser()
+    files = sorted(data.iterdir()) if data_root and data.is_dir() else []
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
 
 def _check_data(parameters: Parameters) -> None:
     """Raise ValueError, before the first chapter runs, for values that would fail in a later one."""
     from fairnb.data import Data, open_dataset  # these import torch, which takes seconds
-    from fairnb.evidence.ablations import check_names
     from fairnb.run.device import resolve
 
-    check_names(parameters.ablate)
     resolve(parameters.device)
     if parameters.data == "drawn":  # quick to open, so every mistake is found here
         faces = open_dataset(parameters.part(Data))

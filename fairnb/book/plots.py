@@ -209,6 +209,24 @@ def ablation(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def trade_off(table: pd.DataFrame, accuracy: float, uei: float) -> Figure:
+    """A sweep's UEI by accuracy, one curve per method over its tolerances: means over the other runs, and their range.
+
+    `table` has columns method, tolerance, uei and accuracy; `accuracy` and `uei` are the base model's.
+    """
+    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    for name, rows in table.groupby("method", sort=False):
+        method, by = METHODS[str(name)], rows.groupby("tolerance")
+        places = by.accuracy.mean()
+        axis.fill_between(places, by.uei.min(), by.uei.max(), color=method.colour, alpha=0.2, linewidth=0)
+        axis.plot(places, by.uei.mean(), color=method.colour, marker=method.marker, label=name)
+    axis.plot(accuracy, uei, "k+", markersize=10, label="base")
+    axis.set(xlabel="mean accuracy on test", ylabel="mean UEI on test (0 is ideal)")
+    axis.set_ylim(bottom=0)
+    figure.legend(loc="outside upper center", ncols=2, fontsize="small")
+    return figure
+
+
 def _from_zero(axis: plt.Axes) -> None:
     """Begin the axis at 0, with room for a whole marker there."""
     axis.set_xlim(left=-0.03 * axis.get_xlim()[1])

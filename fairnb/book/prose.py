@@ -14,11 +14,11 @@ from myst_nb import glue as _glue
 
 from fairnb.book.tables import with_range
 from fairnb.metrics import MEASURES
+from fairnb.run.parameters import Recipe
 
 NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-RECIPE = (  # parameters that distinguish recipes of a base model
-    "backbone", "weights", "hidden", "dropout", "image_size", "epochs", "batch_size", "learning_rate", "schedule", "drawn",
-)  # fmt: skip
+# Parameters that distinguish recipes of a base model for a reader.
+RECIPE = [*(n for n in Recipe.model_fields if n not in ("resize", "precision", "compiled", "mitigation", "seed")), "drawn"]
 
 
 class ClaimError(Exception):

@@ -50,7 +50,7 @@ def summary(labels: pd.DataFrame, split: str = "test") -> pd.DataFrame:
 def ablation(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     """An ablation's table, one row per dataset and setting: means over the seeds, with the lowest and highest seed.
 
-    From the rows of `fairnb.evidence.ablations.Trial` with a column `data`; ValueError for an unknown ablation.
+    From the rows of `ablations.csv` with a column `data`; ValueError for an unknown ablation.
     """
     if name not in set(rows.ablation):
         raise ValueError(unknown("ablation", name, set(rows.ablation)))
@@ -118,13 +118,12 @@ def shown(table: pd.DataFrame, digits: int = 3) -> Styler:
     return style.set_table_attributes('class="dataframe"')  # for the theme
 
 
-def of_methods(methods: pd.DataFrame) -> pd.DataFrame:
-    """The table of methods for readers: each mean with its interval in one column, and the use of the group."""
+def of_methods(methods: pd.DataFrame, *, settings: bool = False) -> pd.DataFrame:
+    """The table of methods, or of `settings`, for readers: each mean with its interval; of methods, the use of the group."""
     table = methods[["method", "seeds"]].copy()
     table["UEI"], table["accuracy"] = with_range(methods, "uei"), with_range(methods, "accuracy")
     table["worsened"] = methods.worsened.map(str) + " of " + methods.labels.map(str)
-    table["group"] = methods.method.map(group_use)
-    return table
+    return table if settings else table.assign(group=methods.method.map(group_use))
 
 
 def beside(methods: pd.DataFrame) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 from tqdm import tqdm
 
@@ -58,21 +59,30 @@ def decode_images(images: Images, size: int, folder: str | Path) -> np.memmap:
     path = _array_file(images, shape, folder)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        needed, free = decoded_bytes(images, shape), shutil.disk_usage(path.parent).free
-        if needed > free:
-            raise OSError(f"{path.parent} has {free / 1e9:.1f} GB free; the decoded images take {needed / 1e9:.1f} GB")
-        with write_beside(path) as beside:
-            array = np.lib.format.open_memmap(beside, mode="w+", dtype=np.uint8, shape=(len(images), *shape, 3))
-            if hasattr(os, "posix_fallocate"):  # a disk that fills up later would crash the process
-                with beside.open("r+b") as file:
-                    os.posix_fallocate(file.fileno(), 0, beside.stat().st_size)
-
-            def decode(rows: range) -> None:
-                array[rows.start : rows.stop] = read_images(images, rows, shape).numpy()
-
-            _each_block(images, decode, "preparing images")
-            array.flush()
+        with FileLock(lock := path.with_suffix(".lock")):  # of several processes, one decodes
+            try:
+                if not path.exists():
+                    _decode_into(path, images, shape)
+            finally:
+                lock.unlink()
     return np.load(path, mmap_mode="r")
+
+
+def _decode_into(path: Path, images: Images, shape: tuple[int, int]) -> None:
+    needed, free = decoded_bytes(images, shape), shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise OSError(f"{path.parent} has {free / 1e9:.1f} GB free; the decoded images take {needed / 1e9:.1f} GB")
+    with write_beside(path) as beside:
+        array = np.lib.format.open_memmap(beside, mode="w+", dtype=np.uint8, shape=(len(images), *shape, 3))
+        if hasattr(os, "posix_fallocate"):  # a disk that fills up later would crash the process
+            with beside.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, beside.stat().st_size)
+
+        def decode(rows: range) -> None:
+            array[rows.start : rows.stop] = read_images(images, rows, shape).numpy()
+
+        _each_block(images, decode, "preparing images")
+        array.flush()
 
 
 def is_decoded(images: Images, size: int, folder: str | Path) -> bool:

@@ -22,7 +22,7 @@ from fairnb.heads import Heads
 from fairnb.methods import METHODS, load_search
 from fairnb.run.keys import digest
 from fairnb.run.messages import some
-from fairnb.run.parameters import Recipe
+from fairnb.run.parameters import Parameters, Recipe
 from fairnb.run.record import load_run
 
 ASIDE = {"seed", "mitigation"}  # parameters that distinguish no variants: repeated, or named otherwise
@@ -50,7 +50,7 @@ def compare(folders: Sequence[Path], *, draws: int = DRAWS, say: Callable[[str],
     folder holds no finished base model and features, ValueError if the runs differ in test images, people or labels, share
     no label or seed, or have an older format.
     """
-    runs = [_read(folder) for folder in folders]
+    runs = [read_run(folder) for folder in folders]
     first, known = runs[0], [run for run in runs if run.features["test"].person is not None]
     truths = [(run.labels, digest(run.features["test"].labels), digest(run.features["test"].group)) for run in runs]
     for run, truth_of_run in zip(runs, truths, strict=True):
@@ -62,7 +62,7 @@ def compare(folders: Sequence[Path], *, draws: int = DRAWS, say: Callable[[str],
     analysed = torch.stack([run.analysed for run in runs]).all(0)
     if not bool(analysed.any()):
         raise ValueError("no label is analysed in all of these runs")
-    outcomes = _outcomes(runs, analysed)
+    outcomes = outcomes_of(runs, analysed)
     of_method: dict[str, set[int]] = {}
     for one in outcomes:
         of_method.setdefault(one.method, set()).add(one.seed)
@@ -78,7 +78,8 @@ def compare(folders: Sequence[Path], *, draws: int = DRAWS, say: Callable[[str],
     return weigh([one for one in outcomes if one.seed in common], truth, names, reference=next(iter(of_method)), draws=draws)
 
 
-def _read(folder: Path) -> Run:
+def read_run(folder: Path) -> Run:
+    """Read a run's folder; FileNotFoundError if it holds no finished base model and features."""
     needed = "run.json", "labels.csv", "base.safetensors", "features.safetensors"
     if missing := [name for name in needed if not (folder / name).exists()]:
         raise FileNotFoundError(f"{folder} is no finished run: there is no {some(missing)} (`fairnb run` makes them)")
@@ -86,10 +87,11 @@ def _read(folder: Path) -> Run:
     rows = table[(table.method == "base") & (table.split == "test")]
     analysed = torch.tensor(rows.analysed.to_numpy(dtype=bool))
     features = load_features(folder / "features.safetensors")
-    return Run(folder, known["parameters"], known["stages"], rows.label.tolist(), analysed, features)
+    given = Parameters(**known["parameters"]).model_dump(mode="json")  # older runs lack some
+    return Run(folder, given, known["stages"], rows.label.tolist(), analysed, features)
 
 
-def _outcomes(runs: list[Run], analysed: Tensor) -> list[Outcome]:
+def outcomes_of(runs: list[Run], analysed: Tensor) -> list[Outcome]:
     """All outcomes of the runs without duplicates, plain base models first."""
     found: dict[tuple[str, int], Outcome] = {}
     bases: dict[int, Outcome] = {}
@@ -103,12 +105,12 @@ def _outcomes(runs: list[Run], analysed: Tensor) -> list[Outcome]:
             bases.setdefault(seed, own)
         found.setdefault((own.method, seed), own)
         for method in METHODS.values():
-            if method.search is None or method.name not in run.stages:
+            if method.find is None or method.name not in run.stages:
                 continue
             path, moved = run.folder / f"{method.file}.safetensors", run.folder / "pooled_features.safetensors"
             judge = replace(judge, base=bases.get(seed, own), pooled=load_features(moved) if moved.exists() else None)
             after = f" after {mitigation}" if mitigation else ""
-            apart = _told_apart(run, [one for one in runs if method.name in one.stages], Recipe.names() | method.takes)
+            apart = _told_apart(run, [one for one in runs if method.name in one.stages], Recipe.names() | method.depends_on)
             one = judge.outcome(f"{method.name}{after}{apart}", load_search(path), _seconds(run, method.name))
             found.setdefault((one.method, seed), one)
     return list(found.values())

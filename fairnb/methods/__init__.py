@@ -17,9 +17,11 @@ To add a method, write a file that declares one (`METHOD`, see `fairnb.methods.m
 from __future__ import annotations
 
 import re
+from typing import get_args
 
 from fairnb.methods import calibrated, dynamic_weighting, multi_task, random_search, soft_uei, thresholds
 from fairnb.methods.method import Method
+from fairnb.methods.peers import PEERS
 from fairnb.methods.pick import Search, load_search, pick, pick_each, picked_from, save_search
 from fairnb.methods.problem import Problem
 from fairnb.run.messages import unknown
@@ -34,14 +36,10 @@ BASE = Method("base", None, frozenset(), "unused", "#d55e00", "o", paper=True)
 # In the order of tables and figures.
 _ALL = (
     BASE, dynamic_weighting.METHOD, multi_task.METHOD, thresholds.BY_LABEL, thresholds.BY_GROUP, soft_uei.METHOD,
-    random_search.METHOD, calibrated.METHOD,
+    random_search.METHOD, calibrated.METHOD, *PEERS,
 )  # fmt: skip
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
-# Use of the group by peers from other libraries and other trainings, which only `benchmarks/` and `mitigation` run.
-PEERS = {
-    "torchjd UPGrad": "inferred", "pymoo NSGA-II": "inferred", "jMetalPy SMPSO": "inferred", "fairlearn": "given",
-    "reweighing": "inferred", "domain-independent": "inferred",
-}  # fmt: skip
+MITIGATIONS = tuple(filter(None, get_args(Parameters.model_fields["mitigation"].annotation)))  # of the training
 
 
 def method_named(name: str) -> Method:
@@ -57,7 +55,8 @@ def group_use(name: str) -> str:
     Suffixes as in `multi-task after reweighing (noise=0)` or `fairlearn, equal odds`. An unknown method raises ValueError.
     """
     plain = re.split(r" after | \(|, ", name)[0]
-    uses = {method.name: method.group for method in METHODS.values()} | PEERS
+    others = {"fairlearn": "given"} | dict.fromkeys(MITIGATIONS, "inferred")  # not searches
+    uses = {method.name: method.group for method in METHODS.values()} | others
     if plain not in uses:
         raise ValueError(unknown("method", plain, uses))
     return uses[plain]

@@ -8,8 +8,8 @@ from fairnb.methods.flying import Start, fly
 from fairnb.methods.method import Method
 from fairnb.methods.pick import Search, pick
 from fairnb.methods.problem import SAMPLE, Problem, noise_unit
-from fairnb.metrics import accuracy, underestimation_index
-from fairnb.run.parameters import Pick, Settings, Swarm
+from fairnb.metrics import accuracy, chance_index, underestimation_index
+from fairnb.run.parameters import Settings, Swarm
 
 
 def dynamic_weighting(problem: Problem, swarm: Swarm, settings: Settings) -> Search:
@@ -19,6 +19,7 @@ def dynamic_weighting(problem: Problem, swarm: Swarm, settings: Settings) -> Sea
     tolerance applies to the mean accuracy over labels. Both layers in whitened coordinates raise ValueError.
     """
     hidden, start, x = problem.hidden, problem.start, problem.valid.x
+    base = problem.base_heads.flatten()
     if hidden is None:
         centre = start.flatten()
         unit = noise_unit(x, start).expand_as(start).flatten()
@@ -26,7 +27,7 @@ def dynamic_weighting(problem: Problem, swarm: Swarm, settings: Settings) -> Sea
         raise ValueError("whiten=True is for heads alone: with layers='all', leave it out")
     else:
         hidden = hidden.to(x.device)
-        centre = torch.cat([start.flatten(), hidden.flatten()])
+        centre, base = (torch.cat([heads.flatten(), hidden.flatten()]) for heads in (start, base))
         active = (x[:SAMPLE] @ hidden[:, :-1].T + hidden[:, -1]).relu()
         parts = [noise_unit(active, start).expand_as(start), noise_unit(x, hidden).expand_as(hidden)]
         unit = torch.cat([part.flatten() for part in parts])
@@ -42,10 +43,11 @@ def dynamic_weighting(problem: Problem, swarm: Swarm, settings: Settings) -> Sea
 
     begin = Start(centre.unsqueeze(0), unit.unsqueeze(0))
     fronts = fly(problem, "dynamic weighting", begin, objectives, swarm, settings, settings.epsilon)
-    candidates = torch.cat([centre.unsqueeze(0), fronts.pareto_front(0)[0]])
+    candidates = torch.cat([base.unsqueeze(0), fronts.pareto_front(0)[0]])
     tables = Scorer(problem.judge, problem.where, fabric=problem.fabric)(*layers(candidates))
     uei, acc = underestimation_index(tables).mean(0), accuracy(tables).mean(0)  # [K]
-    chosen = pick(uei, acc, problem.tolerance)
+    least = problem.indifference * float(chance_index(tables[:, int(uei.argmin())]).mean())
+    chosen = pick(uei, acc, problem.tolerance, least)
     moved, moved_hidden = layers(candidates[chosen : chosen + 1])
     heads = problem.with_heads(moved[:, 0], None if moved_hidden is None else moved_hidden[0])
     return Search(fronts, [uei], [acc], [chosen], heads)
@@ -53,6 +55,6 @@ def dynamic_weighting(problem: Problem, swarm: Swarm, settings: Settings) -> Sea
 
 METHOD = Method(
     "dynamic weighting", lambda problem, given: dynamic_weighting(problem, given.part(Swarm), given.part(Settings)),
-    takes=frozenset(Swarm.names() | Settings.names() | Pick.names()) - {"gradient_steps"}, group="inferred",
+    takes=frozenset(Swarm.names() | Settings.names()) - {"gradient_steps", "box"}, group="inferred",
     colour="#0173b2", marker="s", reference="blanzeisky2023", paper=True, both_layers=lambda given: given.layers == "all",
 )  # fmt: skip

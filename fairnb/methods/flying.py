@@ -19,7 +19,7 @@ from fairnb.swarm.mopso import Fronts, mopso, rescore
 class Start:
     """The start of S swarms."""
 
-    centre: Tensor  # float32 [S, D], the base model's layers in a row
+    centre: Tensor  # float32 [S, D], the layers where the search begins, in a row
     unit: Tensor  # [S, 1] or [S, D], the unit of noise, see `noise_unit`
     reference: Tensor | None = None  # float64 [S, 2], of the hypervolume; by default the worst objectives of the start
 
@@ -34,14 +34,15 @@ def fly(
     gives spread, coordinates and arithmetic. `known` holds other values that the objectives depend on: a saved search
     resumes only under the same ones.
     """
-    valid, centre, generator = problem.valid, start.centre, problem.generator(purpose)
+    valid, centre, generator, swarm = problem.valid, start.centre, problem.generator(purpose), problem.left(swarm)
     particles = scatter(centre, start.unit * settings.spread, swarm.particles, generator)
     score = partial(objectives, problem.scorer())
     quick = score if settings.steer == "float32" else partial(objectives, problem.scorer(settings.steer))
     # Features enter the search's key by the unit of noise, the spread by the particles.
-    of = [known, settings.steer, settings.whiten, problem.where.tolist(), digest(valid.labels), digest(valid.group)]
+    of = [purpose, known, settings.steer, settings.whiten, problem.where.tolist()]
+    named = content_key([*of, digest(valid.labels), digest(valid.group)]) if problem.saved else ""
     search: dict[str, Any] = {"generator": generator, "reference": start.reference, "fabric": problem.fabric}
-    search |= {"saved": problem.saved, "named": content_key([purpose, *of]), "progress": purpose}
+    search |= {"saved": problem.saved, "named": named, "progress": purpose}
     if not settings.whiten:
         fronts = mopso(quick, particles, swarm, scale=start.unit.unsqueeze(1), **search)
         return fronts if settings.steer == "float32" else rescore(fronts, score)

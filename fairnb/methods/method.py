@@ -1,12 +1,14 @@
 """Declaration of a method: once, in its own file, for the experiment, the comparison, the tables and the figures."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Literal
 
 from fairnb.methods.pick import Search
 from fairnb.methods.problem import Problem
-from fairnb.run.parameters import Parameters
+from fairnb.methods.recalibration import recalibrate
+from fairnb.run.parameters import Parameters, Pick
 
 
 @dataclass(frozen=True)
@@ -14,8 +16,8 @@ class Method:
     """A way to move the base model's heads."""
 
     name: str  # as in tables and figures
-    search: Callable[[Problem, Parameters], Search] | None  # solves a problem by a run's parameters; None for the base model
-    takes: frozenset[str]  # parameters that the result depends on, beyond the base model's
+    find: Callable[[Problem, Parameters], Search] | None  # solves a problem by a run's parameters; None for the base model
+    takes: frozenset[str]  # parameters of its own; `depends_on` has those of every search too
     # source of the group in a prediction: "given" with each image, or "inferred" from it by weights that were moved with the
     # group in view
     group: Literal["given", "inferred", "unused"]
@@ -23,7 +25,37 @@ class Method:
     marker: str  # matplotlib's
     reference: str = ""  # key of its source in the book's bibliography; empty if it is this project's own
     paper: bool = False  # whether it is one of the paper's
+    library: str = ""  # the other library that it needs, from the `bench` extra
+    start: Literal["base", "recalibrated"] = "base"  # heads at which it begins, unless the parameters say
+    indifference: float = 0.0  # as `Problem.indifference`, unless the parameters say
     both_layers: Callable[[Parameters], bool] = lambda _: False  # whether it also moves the layer before the last
+
+    @property
+    def depends_on(self) -> frozenset[str]:
+        """Parameters that the result depends on, beyond the base model's."""
+        return self.takes | Pick.names() if self.find else frozenset()
+
+    def search(self, problem: Problem, given: Parameters) -> Search:
+        """Solve the problem with a run's tolerance, held-out share, indifference and start; see `require`."""
+        self.require()
+        if self.library:  # those of other libraries know no GPU
+            problem = replace(problem, features=problem.features.to("cpu"))
+        assert self.find, f"{self.name!r} searches nothing"
+        share = self.indifference if given.indifference < 0 else given.indifference
+        problem = replace(problem, tolerance=given.tolerance, held_out=given.held_out, indifference=share)
+        if (given.start or self.start) == "recalibrated":
+            valid, begin = problem.valid.of_labels(problem.where), problem.heads.clone()
+            fitted, paid = recalibrate(valid.x, valid.labels, problem.base_heads, seed=problem.seed)
+            begin[problem.where] = fitted.to(begin.device)
+            problem = replace(problem, begin=begin, paid=paid)
+        found = self.find(problem, given)
+        spent = found.fronts.evaluations + problem.paid
+        return replace(found, fronts=replace(found.fronts, evaluations=spent))
+
+    def require(self) -> None:
+        """Raise ValueError if its library is not installed."""
+        if self.library and find_spec(self.library) is None:
+            raise ValueError(f'{self.name!r} needs {self.library}: pip install "fairnb[bench]"')
 
     @property
     def file(self) -> str:

@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from fairnb.heads import Heads, uei_and_error
 from fairnb.methods.problem import Problem
+from fairnb.metrics import chance_index
 from fairnb.run.files import load_tensors, save_tensors
 from fairnb.swarm.mopso import Fronts
 from fairnb.swarm.repository import hypervolume
@@ -36,16 +37,25 @@ def pick(uei: Tensor, accuracy: Tensor, tolerance: float, indifferent: float = 0
     return min(allowed.nonzero().squeeze(1).tolist(), key=lambda k: (float(lifted[k]), -float(accuracy[k])))
 
 
-def pick_each(problem: Problem, fronts: Fronts, indifferent: Tensor | None = None) -> Search:
-    """Pick a head for each label from its own front of heads, [S, A, D + 1] or by group; `indifferent` [S] as in `pick`."""
+def pick_each(problem: Problem, fronts: Fronts) -> Search:
+    """Pick a head for each label from its own front of heads, [S, A, D + 1] or by group."""
     values, along = judged(problem, fronts), fronts.along()
-    start = problem.start.repeat(1, fronts.positions.shape[-1] // problem.start.shape[1])  # one per group if by group
+    start = problem.base_heads.repeat(1, fronts.positions.shape[-1] // problem.heads.shape[1])  # one per group if by group
     candidates = [torch.cat([problem.base[s : s + 1], values[s, places]]) for s, places in enumerate(along)]
     uei, accuracy = [f[:, 0] for f in candidates], [1 - f[:, 1] for f in candidates]
-    least = [0.0] * len(along) if indifferent is None else indifferent.tolist()
+    least = indifferent_to(problem, fronts).tolist() if problem.indifference else [0.0] * len(along)
     picked = [pick(u, a, problem.tolerance, low) for u, a, low in zip(uei, accuracy, least, strict=True)]
     heads = [torch.cat([start[s : s + 1], fronts.positions[s, places]])[picked[s]] for s, places in enumerate(along)]
     return Search(fronts, uei, accuracy, picked, problem.with_heads(torch.stack(heads)))
+
+
+def indifferent_to(problem: Problem, fronts: Fronts) -> Tensor:
+    """UEI below which candidates count as equal, float64 [S]: a share of that expected by chance.
+
+    That is of the errors, on the images of the pick, of each label's candidate of lowest UEI.
+    """
+    tables = problem.on_judge(fronts.positions)  # [S, A, G, 2, 2]
+    return problem.indifference * chance_index(tables[torch.arange(len(tables)), fronts.objectives[..., 0].argmin(1)])
 
 
 def judged(problem: Problem, fronts: Fronts) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from fairnb.features import Features
 from fairnb.heads import Heads, Scorer, score_heads, uei_and_error
 from fairnb.run.keys import seeded
-from fairnb.run.parameters import Pick
+from fairnb.run.parameters import Pick, Swarm
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -25,23 +25,29 @@ SAMPLE = 2**16  # most images that the unit of noise is computed from
 class Problem:
     """Validation features, the base model's heads, the labels searched, and the tolerance of the pick.
 
-    It raises ValueError if no label is searched, layers do not fit the features or each other, `tolerance` is negative, or
+    It raises ValueError if no label is searched, layers do not fit the features or each other, a share is negative, or
     `held_out` leaves no images for the search or for the pick.
     """
 
     features: Features  # of the validation split, on the device of the search
     heads: Tensor  # float32 [L, D + 1], the base model's: each label's weights then its bias
     searched: Tensor | None = None  # bool [L], the labels searched; all by default
+    begin: Tensor | None = None  # float32 [L, D + 1], heads at which the search begins; the base model's by default
+    paid: int = 0  # models scored per label to find these
     tolerance: float = Pick().tolerance  # accuracy that the pick may lose: per label, or on average if searched together
     seed: int = 0  # of the search
-    held_out: float = 0.0  # share of the images kept from the search for the pick; 0 uses all for both
+    held_out: float = Pick().held_out  # share of the images kept from the search for the pick; 0 uses all for both
+    indifference: float = 0.0  # share of the UEI expected by chance below which candidates count as equal
     hidden: Tensor | None = None  # float32 [D, F + 1], the layer before, if it moves; `features.x` is its input [N, F]
     fabric: Fabric | None = None  # of the processes that share the images; None for one process
     saved: Path | None = None  # file of an interrupted search, see `fairnb.swarm.mopso.mopso`
 
     def __post_init__(self) -> None:
-        if not self.tolerance >= 0:
-            raise ValueError(f"tolerance={self.tolerance} must not be negative")
+        for name in ("tolerance", "indifference"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        if self.begin is not None and self.begin.shape != self.heads.shape:
+            raise ValueError(f"a search of heads {tuple(self.heads.shape)} cannot begin at {tuple(self.begin.shape)}")
         if self.searched is not None and not bool(self.searched.any()):
             raise ValueError("no label is searched: searched is False for all of them")
         width = (self.heads if self.hidden is None else self.hidden).shape[1] - 1
@@ -58,7 +64,12 @@ class Problem:
 
     @cached_property
     def start(self) -> Tensor:
-        """Heads of the labels searched, float32 [S, D + 1], on the features' device."""
+        """Heads at which the search begins, float32 [S, D + 1] of the labels searched, on the features' device."""
+        return (self.heads if self.begin is None else self.begin)[self.where].to(self.features.x.device)
+
+    @cached_property
+    def base_heads(self) -> Tensor:
+        """The base model's heads, as `start`: the first candidate of every pick."""
         return self.heads[self.where].to(self.features.x.device)
 
     @property
@@ -75,7 +86,12 @@ class Problem:
     def base(self) -> Tensor:
         """UEI and error of the base model on the images of the pick, float64 [S, 2]."""
         hidden = None if self.hidden is None else self.hidden.unsqueeze(0).to(self.features.x.device)
-        return uei_and_error(Scorer(self.judge, self.where, fabric=self.fabric)(self.start.unsqueeze(1), hidden))[:, 0]
+        return uei_and_error(Scorer(self.judge, self.where, fabric=self.fabric)(self.base_heads.unsqueeze(1), hidden))[:, 0]
+
+    def left(self, swarm: Swarm) -> Swarm:
+        """The swarm with fewer iterations where some evaluations are paid for the start; one remains if there were any."""
+        steps = round((swarm.evaluations - self.paid) / swarm.particles) - 1
+        return swarm.but(iterations=max(min(1, swarm.iterations), steps)) if self.paid else swarm
 
     def scorer(self, dtype: str = "float32") -> Scorer:
         """Scorer of swarms of heads on the images of the search."""

@@ -6,7 +6,7 @@ from fairnb.heads import uei_and_error
 from fairnb.methods.method import Method
 from fairnb.methods.pick import Search, picked_from
 from fairnb.methods.problem import Problem, noise_unit
-from fairnb.run.parameters import Pick, Settings
+from fairnb.run.parameters import Settings
 from fairnb.swarm.repository import non_dominated
 
 AT_ONCE = 100  # heads per label drawn and scored together
@@ -33,6 +33,6 @@ def random_search(problem: Problem, *, evaluations: int, spread: float = Setting
 
 
 METHOD = Method(
-    "random search", lambda problem, given: random_search(problem, evaluations=given.evaluations),
-    takes=frozenset({"particles", "iterations"} | Pick.names()), group="inferred", colour="#949494", marker=">",
+    "random search", lambda problem, given: random_search(problem, evaluations=max(1, given.evaluations - problem.paid)),
+    takes=frozenset({"particles", "iterations"}), group="inferred", colour="#949494", marker=">",
 )  # fmt: skip

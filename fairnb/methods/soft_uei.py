@@ -10,7 +10,7 @@ from fairnb.heads import logits, uei_and_error
 from fairnb.methods.method import Method
 from fairnb.methods.pick import Search, picked_from
 from fairnb.methods.problem import Problem, noise_unit
-from fairnb.run.parameters import Pick, Settings
+from fairnb.run.parameters import Settings
 from fairnb.swarm.repository import non_dominated
 
 SNAPSHOT = 10  # steps between candidates
@@ -71,5 +71,5 @@ def smooth_uei(chance: Tensor, truth: Tensor, member: Tensor) -> Tensor:
 
 METHOD = Method(
     "soft UEI", lambda problem, given: soft_uei(problem, steps=given.gradient_steps),
-    takes=frozenset(Pick.names() | {"gradient_steps"}), group="inferred", colour="#ca9161", marker="<",
+    takes=frozenset({"gradient_steps"}), group="inferred", colour="#ca9161", marker="<",
 )  # fmt: skip

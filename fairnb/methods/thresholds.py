@@ -10,7 +10,6 @@ from fairnb.methods.method import Method
 from fairnb.methods.pick import Search, picked_from
 from fairnb.methods.problem import Problem
 from fairnb.metrics import cells
-from fairnb.run.parameters import Pick
 from fairnb.swarm.repository import non_dominated
 
 
@@ -63,9 +62,9 @@ def _thresholds(head: Tensor, part: Features, label: int) -> tuple[Tensor, Tenso
 
 BY_LABEL = Method(
     "label thresholds", lambda problem, _: label_thresholds(problem),
-    takes=frozenset(Pick.names()), group="unused", colour="#de8f05", marker="v",
+    takes=frozenset(), group="unused", colour="#de8f05", marker="v",
 )  # fmt: skip
 BY_GROUP = Method(
     "group thresholds", lambda problem, _: group_thresholds(problem),
-    takes=frozenset(Pick.names()), group="given", colour="#cc78bc", marker="^", reference="hardt2016",
+    takes=frozenset(), group="given", colour="#cc78bc", marker="^", reference="hardt2016",
 )  # fmt: skip

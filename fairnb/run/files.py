@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,16 @@ def write_beside(path: Path) -> Iterator[Path]:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def share(path: Path, target: Path) -> None:
+    """Give a finished file a second name, on the same disk without a copy: no file is ever changed in place."""
+    with write_beside(target) as beside:
+        beside.unlink(missing_ok=True)  # of a process that was killed: copying would write into another run's file
+        try:
+            os.link(path, beside)
+        except OSError:  # another disk, or one without links
+            shutil.copyfile(path, beside)
 
 
 def save_json(path: Path, content: Any) -> None:

@@ -27,6 +27,7 @@ MUST_BE = {
     "int_type": "a whole number", "int_parsing_size": "a whole number of fewer digits", "float_parsing": "a number",
     "float_type": "a number", "finite_number": "a finite number", "bool_parsing": "true or false",
     "bool_type": "true or false", "string_type": "a word", "tuple_type": "a list, such as [a, b]",
+    "list_type": "a list, such as [a, b]", "dict_type": "names with values, such as {a: b}",
     "too_short": "a longer list", "too_long": "a shorter list", "missing": "a longer list",
 }  # fmt: skip
 
@@ -165,9 +166,17 @@ class Swarm(Part):
 
 
 class Pick(Part):
-    """How a model is picked from a front."""
+    """Where every search begins, and how a model is picked from its front."""
 
+    start: Literal["", "base", "recalibrated"] = _field(
+        "", 'heads at which searches begin; "" leaves each its own, "recalibrated" for the calibrated search, else "base"'
+    )
+    search_seed: int = _field(-1, "of the searches where it is not that of the training; -1 takes seed", ge=-1, lt=2**63)
     tolerance: float = _field(0.05, "accuracy that may be lost for a lower UEI", ge=0)
+    held_out: float = _field(0.0, "share of validation for the pick alone; 0 shows all of it to search and pick", ge=0, lt=1)
+    indifference: float = _field(
+        -1.0, "share of chance's UEI below which accuracy decides; -1: 0.5 in the calibrated search, else 0", ge=-1
+    )
 
 
 class Settings(Part):
@@ -178,6 +187,9 @@ class Settings(Part):
     layers: Literal["last", "all"] = _field("last", 'layers that dynamic weighting moves; "all" moves both')
     steer: Literal["float32", "bfloat16"] = _field(
         "float32", 'arithmetic of the search; "bfloat16" is faster where the machine has it'
+    )
+    box: float = _field(
+        0.0, "half-width of the box in which the peers of other libraries search, in units of noise; 0 takes their own", ge=0
     )
     gradient_steps: int = _field(300, "steps of Adam, soft UEI only", ge=1)
     whiten: bool = _field(False, "search heads in whitened coordinates, which the paper does not")
@@ -205,13 +217,14 @@ class Machine(Part):
 class Pages(Part):
     """For the examples of single chapters."""
 
-    ablate: tuple[str, ...] = _field((), "ablations to repeat on this run, by name; [] shows the saved ones alone")
+    ablations: str = _field("", "a sweep of ablations to show beside the saved ones, by name")
     people: int = _field(20000, "drawn people that are compared with CelebA's statistics", ge=1)
     height: int = _field(109, "pixels of the portraits on the page of drawn faces", ge=32)
     width: int = _field(89, "CelebA's own are 218 by 178", ge=32)
     swarm_size: int = _field(100, "particles of the swarms that are taken apart", ge=1)
     swarm_steps: int = _field(249, "their iterations after the start", ge=1)
     swarm_seeds: int = _field(5, "swarms that fly at once, each from a start of its own", ge=1)
+    sweep_seeds: int = _field(3, "seeds of the searches in the sweep", ge=1)
     women: int = _field(6000, "people in the first group of the worked example", ge=1)
     men: int = _field(4000, "people in its second group", ge=1)
     women_share: float = _field(0.2, "share of the women who carry the label", gt=0, lt=1)
@@ -226,28 +239,63 @@ class Parameters(Pages, Machine, Pick, Settings, Swarm, Recipe, Data):
 
     run: str = _field("demo", "results go to runs/<run>/")
 
+    @model_validator(mode="after")
+    def _pick(self) -> Self:
+        if -1 < self.indifference < 0:
+            raise ValueError(f"indifference={self.indifference} must be at least 0, or -1 for each method's own")
+        if self.layers == "all" and self.start == "recalibrated":
+            raise ValueError("start='recalibrated' is for heads alone: with layers='all', leave it out")
+        return self
+
     @field_validator("run")
     @classmethod
     def _folder(cls, run: str) -> str:
-        if not run or run != run.strip() or run.startswith(".") or "/" in run or "\\" in run or run == "cache":
-            raise ValueError(f"run={run!r} must be a plain folder name (and not 'cache', where decoded images lie)")
+        if any(not part or part != part.strip() or part.startswith(".") or "\\" in part for part in run.split("/")):
+            raise ValueError(f"run={run!r} must be a plain folder name, or <sweep>/<run> for one of a sweep's")
+        if run == "trainings" or run.split("/")[0] == "cache":
+            raise ValueError(f"run={run!r} is the folder of decoded images or of shared trainings: choose another name")
         return run
+
+    @property
+    def seed_of_search(self) -> int:
+        """The seed of the searches."""
+        return self.seed if self.search_seed < 0 else self.search_seed
 
     def part(self, kind: type[T]) -> T:
         """The parameters of one part, such as `Recipe`."""
         return kind(**{name: getattr(self, name) for name in kind.model_fields})
 
 
-def read(file: Path | None, words: list[str]) -> dict[str, Any]:
-    """Values from a YAML file, overridden by `key=value` words: texts or lists of texts. Bad ones raise ValueError."""
-    if file is not None and not file.is_file():
+class _Texts(yaml.BaseLoader):
+    """Keeps 010, 1e-4 and null as text, for a parameter's type to read, and refuses a name that stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set[str]()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise ValueError(f"line {key.start_mark.line + 1}: {key.value!r} stands twice")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The names and values of a YAML file, as texts, lists and dictionaries of texts. Another content raises ValueError."""
+    if not file.is_file():
         raise FileNotFoundError(f"no parameter file {file}")
-    try:  # the base loader keeps 010, 1e-4 and null as text, for the parameter's type to read
-        values = (yaml.load(file.read_text(), yaml.BaseLoader) if file else None) or {}
+    try:
+        values = yaml.load(file.read_text(), _Texts) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise ValueError(f"{file}, {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{file} must hold `name: value` lines")
+    return values
+
+
+def read(file: Path | None, words: list[str]) -> dict[str, Any]:
+    """Values from a YAML file, overridden by `key=value` words: texts or lists of texts. Bad ones raise ValueError."""
+    values = read_yaml(file) if file else {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
@@ -275,11 +323,11 @@ def describe(name: str) -> tuple[str, str, str]:
     return " ".join([kind, *limits]), default, field.description or ""
 
 
-def schema() -> str:
-    """JSON schema of `params/*.yml`, for editors that complete and check them."""
-    content = Parameters.model_json_schema()
+def schema(kind: type[Part] = Parameters, **own: Any) -> str:
+    """JSON schema of `params/*.yml`, for editors that complete and check them; `own` takes the place of properties."""
+    content = kind.model_json_schema()
     del content["description"]
-    content["properties"] = dict(sorted(content["properties"].items()))
+    content["properties"] = dict(sorted((content["properties"] | own).items()))
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 

@@ -26,10 +26,15 @@ MOVABLE = Machine.names() | {"run", "data_root"}  # no result depends on these, 
 class Record:
     """Parameters and provenance of a run."""
 
-    folder: Path  # `runs/<run>`
+    runs: Path  # folder of all runs
     parameters: Parameters
     known: dict[str, Any] = field(default_factory=dict)  # other entries of `run.json`: its begin, stages, versions, device
     given: frozenset[str] = frozenset()  # names of the parameters that were given when it was opened
+
+    @property
+    def folder(self) -> Path:
+        """`runs/<run>`."""
+        return self.runs / self.parameters.run
 
     @classmethod
     def open(cls, run: str = "demo", *, runs: str | Path = "runs", **given: Any) -> Self:
@@ -38,12 +43,12 @@ class Record:
         `run` is a folder name in `runs`, which is relative to the project's root. An invalid parameter, one that contradicts
         a finished stage, or a run of an older format raises ValueError.
         """
-        folder = project_root() / runs / Parameters(run=run).run
-        if not (folder / "run.json").exists():
+        runs, run = project_root() / runs, Parameters(run=run).run
+        if not (runs / run / "run.json").exists():
             begun = datetime.now(UTC).isoformat(timespec="seconds")
-            return cls(folder, Parameters(run=run, **given), {"begun": begun, "stages": {}}, frozenset(given))
-        old = (known := load_run(folder)).pop("parameters")
-        record = cls(folder, Parameters(**(old | given | {"run": folder.name})), known, frozenset(given))
+            return cls(runs, Parameters(run=run, **given), {"begun": begun, "stages": {}}, frozenset(given))
+        old = (known := load_run(runs / run)).pop("parameters")
+        record = cls(runs, Parameters(**(old | given | {"run": run})), known, frozenset(given))
         new = record.parameters.model_dump(mode="json")
         taken = {name for stage in known["stages"].values() for name in stage["takes"]} - MOVABLE
         record.refuse([f"{key} was {old[key]!r}, now {new[key]!r}" for key in sorted(taken) if old.get(key) != new[key]])
@@ -67,7 +72,7 @@ class Record:
         own |= {name: value for name, value in there.pop("parameters", {}).items() if name not in self.given}
         self.known |= there | entries
         self.folder.mkdir(parents=True, exist_ok=True)
-        named = {"run": self.folder.name}  # a folder may have been renamed
+        named = {"run": self.parameters.run}  # a folder may have been renamed
         save_json(path, {"format": FORMAT} | named | self.known | named | {"parameters": own | named})
 
     def note(self, stage: str, takes: Iterable[str], seconds: float | None) -> None:

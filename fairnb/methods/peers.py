@@ -1,57 +1,56 @@
-"""Peers of the searches, each from the library that is known for it, on the same features, base model and validation split.
+"""Peers of the searches, each from the library that is known for it, by the `bench` extra: `pip install "fairnb[bench]"`.
 
-fairlearn's thresholds (Hardt et al. 2016), torchjd's descent along two gradients at once (Quinton and Rey 2024), pymoo's
-NSGA-II (Deb et al. 2002) and MOPSO with crowding distance, and jMetalPy's SMPSO (Nebro et al. 2009).
+torchjd's descent along two gradients at once (Quinton and Rey 2024), pymoo's NSGA-II (Deb et al. 2002) and MOPSO with
+crowding distance, and jMetalPy's SMPSO (Nebro et al. 2009). All start from the same features, heads and labels.
 """
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
-from fairnb.features import Features
 from fairnb.heads import Scorer, logits, uei_and_error
-from fairnb.methods import Problem, Search, picked_from
-from fairnb.methods.problem import noise_unit, scatter
+from fairnb.methods.method import Method
+from fairnb.methods.pick import Search, picked_from
+from fairnb.methods.problem import Problem, noise_unit, scatter
 from fairnb.methods.soft_uei import SNAPSHOT, smooth_uei
+from fairnb.run.parameters import Parameters
 from fairnb.swarm.repository import non_dominated
 
-Evaluate = Callable[[Any], np.ndarray]  # positions [P, D] → objectives [P, 2]
-Front = tuple[np.ndarray, np.ndarray]  # positions [K, D] and objectives [K, 2]
+Array = np.ndarray
+Evaluate = Callable[[Any], Array]  # positions [P, D] → objectives [P, 2]
+Front = tuple[Array, Array]  # positions [K, D] and objectives [K, 2]
 PARTICLES = 50  # as the chapters' swarms
-# The peers search within a box around the base's head. How wide it should be, none of them can know.
-WIDTHS = {
-    "pymoo NSGA-II": (10, 30, 100, 300, 1000),
-    "pymoo MOPSO_CD": (0.1, 0.2, 0.5, 1, 3),
-    "jMetalPy SMPSO": (0.05, 0.1, 0.2, 0.5, 1),
-}
+SPREAD = 0.1  # of the first ones, as the chapters'
 
 
-def evolve(problem: Problem, method: str, width: float, evaluations: int) -> Search:
-    """One search a label by a method of `WIDTHS`, in a box of half this width in units of the search's own scale."""
+def evolve(problem: Problem, search: Callable[..., Front], box: float, evaluations: int) -> Search:
+    """One search per label by a library's method, in a box of half-width `box` around the start, in `noise_unit`s."""
     valid, start = problem.valid, problem.start
     scale = noise_unit(valid.x, start)
-    first = scatter(start, 0.1 * scale, PARTICLES, problem.generator("multi-task fix"))  # as multi_task begins
-    positions, values = [], []
+    first = scatter(start, SPREAD * scale, PARTICLES, problem.generator("multi-task fix"))  # as multi_task begins
+    positions, values, scored = [], [], 0
     for s in range(len(start)):
         score = Scorer(valid, problem.where[s : s + 1])
 
         def evaluate(x: Any, score: Scorer = score) -> np.ndarray:
+            nonlocal scored
+            scored += len(x)
             return uei_and_error(score(torch.as_tensor(np.asarray(x), dtype=torch.float32).unsqueeze(0)))[0].numpy()
 
-        centre, half = start[s].double().numpy(), width * float(scale[s])
+        centre, half = start[s].double().numpy(), box * float(scale[s])
         begin = first[s].double().numpy().clip(centre - half, centre + half)
-        x, f = SEARCHES[method](evaluate, begin, centre - half, centre + half, evaluations, problem.seed)
+        x, f = search(evaluate, begin, centre - half, centre + half, evaluations, problem.seed)
         keep = non_dominated(torch.as_tensor(f))
         positions.append(torch.as_tensor(x, dtype=torch.float32)[keep])
         values.append(torch.as_tensor(f)[keep])
-    return picked_from(problem, positions, values, evaluations)
+    return picked_from(problem, positions, values, scored // len(start))
 
 
 def both_gradients(
@@ -93,60 +92,15 @@ def both_gradients(
     return picked_from(problem, positions, values, cost)
 
 
-def fair_thresholds(valid: Features, test: Features, heads: Tensor, constraint: str, seed: int) -> dict[str, Tensor]:
-    """fairlearn's ThresholdOptimizer on the base model's logits: predictions bool [L, N] of both splits.
-
-    It draws between two thresholds, from a generator of this seed. A label that everybody of a group has, or nobody,
-    keeps the base model's answers.
-    """
-    from fairlearn.postprocessing import ThresholdOptimizer
-    from sklearn.base import BaseEstimator, ClassifierMixin
-
-    class Logit(ClassifierMixin, BaseEstimator):
-        """The column it is given."""
-
-        def fit(self, x: np.ndarray, y: np.ndarray) -> Logit:
-            self.classes_, self.is_fitted_ = np.array([0, 1]), True
-            return self
-
-        def decision_function(self, x: np.ndarray) -> np.ndarray:
-            return x[:, 0]
-
-        def predict(self, x: np.ndarray) -> np.ndarray:
-            return (x[:, 0] > 0).astype(int)
-
-    predicted: dict[str, list[Tensor]] = {"valid": [], "test": []}
-    for label, head in enumerate(heads):
-        columns = {
-            name: (part.x @ head[:-1] + head[-1]).double().unsqueeze(1).numpy()
-            for name, part in (("valid", valid), ("test", test))
-        }
-        groups = {"valid": valid.group.numpy(), "test": test.group.numpy()}
-        truth = valid.labels[:, label].int().numpy()
-        if any(len(np.unique(truth[groups["valid"] == group])) < 2 for group in range(valid.groups)):
-            for name, made in predicted.items():  # fairlearn refuses a group of one kind: what the base model answers stays
-                made.append(torch.as_tensor(columns[name][:, 0] > 0))
-            continue
-        optimizer = ThresholdOptimizer(
-            estimator=Logit().fit(columns["valid"], truth),
-            constraints=constraint,
-            prefit=True,
-            predict_method="decision_function",
-        )
-        optimizer.fit(columns["valid"], truth, sensitive_features=groups["valid"])
-        for name, made in predicted.items():
-            answer = optimizer.predict(columns[name], sensitive_features=groups[name], random_state=seed)
-            made.append(torch.as_tensor(np.asarray(answer)).bool())
-    return {name: torch.stack(made) for name, made in predicted.items()}
-
-
-def nsga2(evaluate: Evaluate, first: np.ndarray, low: np.ndarray, high: np.ndarray, evaluations: int, seed: int) -> Front:
+def nsga2(evaluate: Evaluate, first: Array, low: Array, high: Array, evaluations: int, seed: int) -> Front:
+    """NSGA-II of pymoo."""
     from pymoo.algorithms.moo.nsga2 import NSGA2
 
     return _pymoo(NSGA2(pop_size=PARTICLES, sampling=first), evaluate, low, high, evaluations, seed)
 
 
-def mopso_cd(evaluate: Evaluate, first: np.ndarray, low: np.ndarray, high: np.ndarray, evaluations: int, seed: int) -> Front:
+def mopso_cd(evaluate: Evaluate, first: Array, low: Array, high: Array, evaluations: int, seed: int) -> Front:
+    """MOPSO with crowding distance of pymoo."""
     from pymoo.algorithms.moo.mopso_cd import MOPSO_CD
     from pymoo.core.sampling import Sampling
 
@@ -157,7 +111,7 @@ def mopso_cd(evaluate: Evaluate, first: np.ndarray, low: np.ndarray, high: np.nd
     return _pymoo(MOPSO_CD(pop_size=PARTICLES, archive_size=100, sampling=Given()), evaluate, low, high, evaluations, seed)
 
 
-def _pymoo(algorithm: Any, evaluate: Evaluate, low: np.ndarray, high: np.ndarray, evaluations: int, seed: int) -> Front:
+def _pymoo(algorithm: Any, evaluate: Evaluate, low: Array, high: Array, evaluations: int, seed: int) -> Front:
     from pymoo.core.problem import Problem as OfPymoo
     from pymoo.optimize import minimize
 
@@ -170,7 +124,9 @@ def _pymoo(algorithm: Any, evaluate: Evaluate, low: np.ndarray, high: np.ndarray
     return np.atleast_2d(found.X), np.atleast_2d(found.F)
 
 
-def smpso(evaluate: Evaluate, first: np.ndarray, low: np.ndarray, high: np.ndarray, evaluations: int, seed: int) -> Front:
+def smpso(evaluate: Evaluate, first: Array, low: Array, high: Array, evaluations: int, seed: int) -> Front:
+    """SMPSO of jMetalPy."""
+    logging.getLogger("jmetal").setLevel(logging.WARNING)  # it tells each step
     from jmetal.algorithm.multiobjective.smpso import SMPSO
     from jmetal.core.problem import FloatProblem
     from jmetal.operator.mutation import PolynomialMutation
@@ -224,4 +180,24 @@ def smpso(evaluate: Evaluate, first: np.ndarray, low: np.ndarray, high: np.ndarr
     return np.array([one.variables for one in found]), np.array([one.objectives for one in found])
 
 
-SEARCHES = {"pymoo NSGA-II": nsga2, "pymoo MOPSO_CD": mopso_cd, "jMetalPy SMPSO": smpso}
+def _peer(library: str, name: str, search: Callable[..., Front], own_box: float, colour: str, marker: str) -> Method:
+    """Declare a search in a box; `own_box` reached the largest area on validation of photographs."""
+
+    def find(problem: Problem, given: Parameters) -> Search:
+        return evolve(problem, search, given.box or own_box, max(PARTICLES, given.evaluations - problem.paid))
+
+    takes = frozenset({"particles", "iterations", "box"})
+    return Method(
+        f"{library} {name}", find, takes, "inferred", colour, marker, library={"jMetalPy": "jmetal"}.get(library, library)
+    )  # fmt: skip
+
+
+PEERS = (
+    Method(
+        "torchjd UPGrad", lambda problem, _: both_gradients(problem), takes=frozenset(), group="inferred",
+        colour="#7f7f7f", marker="X", library="torchjd",
+    ),
+    _peer("pymoo", "NSGA-II", nsga2, 100, "#bcbd22", "p"),
+    _peer("pymoo", "MOPSO_CD", mopso_cd, 0.5, "#8c564b", "h"),
+    _peer("jMetalPy", "SMPSO", smpso, 0.5, "#17becf", "d"),
+)  # fmt: skip
