@@ -41,7 +41,6 @@ from fairnb.evidence.weigh import AIM, Evidence
 from fairnb.features import load_layer
 from fairnb.heads import logits
 from fairnb.metrics import underestimation_index
-from fairnb.run.files import load_json, save_json
 
 SILVER = (
     "9,970 faces of Labeled Faces in the Wild in CelebA's layout. Their attributes were drawn from the probabilities of a "
@@ -61,9 +60,8 @@ def main() -> int:
     parser.add_argument("--again", action="store_true", help="no method was developed on these people")
     given = parser.parse_args()
     evidence = {name: one for folder in given.sweeps for name, one in Swept(folder).evidence(fairlearn)}
-    publish(given.publish, given.sweeps, evidence)
     data = (SILVER if given.data == "silver" else DRAWN) + AGAIN * given.again
-    save_json(path := given.publish / "provenance.json", load_json(path) | {"data": data})
+    publish(given.publish, given.sweeps, evidence, data=data)
     methods = evidence[METHODS_COMPARED].methods
     print(of_methods(methods).to_string(index=False), beside(methods).to_string(index=False), sep="\n\n")
     return verdict(claims(evidence[METHODS_COMPARED]))

@@ -12,6 +12,7 @@ from fairnb.book.tables import beside, between, of_methods
 from fairnb.cli import app
 from fairnb.evidence.compare import compare
 from fairnb.evidence.outcome import Judge
+from fairnb.evidence.swept import Swept, publish, rows_of
 from fairnb.experiment import Experiment
 from fairnb.features import load_features, load_layer, save_features
 from fairnb.heads import Heads
@@ -141,6 +142,35 @@ def test_a_search_that_is_not_finished_is_left_out(runs, tmp_path):
     del known["stages"]["soft UEI"]
     (folder / "run.json").write_text(json.dumps(known))
     assert set(compare([folder], draws=400).methods.method) == set(OWN) - {"soft UEI"}
+
+
+def test_settings_of_a_sweep_are_compared_and_published(runs, tmp_path):
+    settings = [("base", "plain", "base"), ("multi", "plain", "multi-task"), ("reweighing", "reweighed", "base")]
+    rows = [("methods", name, "base", f"{run}-{seed}", method) for name, run, method in settings for seed in (0, 1)]
+    rows += [("pick", "multi", "multi", f"plain-{seed}", "multi-task") for seed in (0, 1)]
+    rows += [("pick", "dynamic", "multi", f"plain-{seed}", "dynamic weighting") for seed in (0, 1)]
+    table = pd.DataFrame(rows, columns=["comparison", "setting", "against", "run", "method"])
+    of_run = {run: pd.DataFrame(rows_of(runs / run)).set_index("method") for run in table.run.unique()}
+    measured = [of_run[run].loc[method] for run, method in zip(table.run, table.method, strict=True)]
+    table = table.assign(seed=[int(run[-1]) for run in table.run]).join(pd.DataFrame(measured).reset_index(drop=True))
+    (sweep := runs / "a-sweep").mkdir()
+    table.to_csv(sweep / "table.csv", index=False)
+    (sweep / "sweep.json").write_text(json.dumps({"about": {"tuning": "none"}}))
+    found = dict(Swept(sweep).evidence())
+    plain = compare([runs / "plain-0", runs / "plain-1"], draws=400).methods.set_index("method")
+    methods: Any = found["methods"].methods.set_index("method")
+    assert list(methods.index) == ["base", "multi", "reweighing"]
+    assert methods.uei["multi"] == plain.uei["multi-task"]
+    assert methods.seconds["base"] == pytest.approx(plain.seconds["base"])
+    publish(tmp_path / "new", [sweep], found, data="squares")
+    known = json.loads((tmp_path / "new" / "provenance.json").read_text())
+    assert (known["data"], known["tuning"], known["seeds"]) == ("squares", "none", 2)
+    ablations = pd.read_csv(tmp_path / "new" / "ablations.csv")
+    assert ablations.setting.tolist() == ["multi", "multi", "dynamic", "dynamic"]
+    differences: Any = pd.read_csv(tmp_path / "new" / "ablation_differences.csv").set_index("setting")
+    assert list(differences.index) == ["dynamic"]
+    expected = plain.uei["dynamic weighting"] - plain.uei["multi-task"]
+    assert differences.uei["dynamic"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_few_seeds_are_told(runs):

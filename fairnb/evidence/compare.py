@@ -88,13 +88,16 @@ def read_run(folder: Path) -> Run:
     analysed = torch.tensor(rows.analysed.to_numpy(dtype=bool))
     features = load_features(folder / "features.safetensors")
     given = Parameters(**known["parameters"]).model_dump(mode="json")  # older runs lack some
-    return Run(folder, given, known["stages"], rows.label.tolist(), analysed, features)
+    stages, trained = known["stages"], folder.parents[known["run"].count("/")] / known.get("base_from", "") / "run.json"
+    if (stages.get("base model") or {}).get("seconds") is None and trained.exists():  # shared with the run that trained it
+        stages |= {"base model": load_run(trained.parent)["stages"].get("base model", {})}
+    return Run(folder, given, stages, rows.label.tolist(), analysed, features)
 
 
-def outcomes_of(runs: list[Run], analysed: Tensor) -> list[Outcome]:
-    """All outcomes of the runs without duplicates, plain base models first."""
+def outcomes_of(runs: list[Run], analysed: Tensor, bases: dict[int, Outcome] | None = None) -> list[Outcome]:
+    """All outcomes of the runs without duplicates, plain base models first; `bases` holds others' plain ones by seed."""
     found: dict[tuple[str, int], Outcome] = {}
-    bases: dict[int, Outcome] = {}
+    bases = dict(bases or {})
     for run in sorted(runs, key=lambda run: bool(run.parameters["mitigation"])):  # plain base models first
         seed, mitigation = run.parameters["seed"], run.parameters["mitigation"]
         judge = Judge(run.features, analysed, seed, run.parameters["tolerance"], bases.get(seed))

@@ -49,9 +49,9 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _by_method(run: Run, analysed: Tensor) -> dict[str, Outcome]:
+def _by_method(run: Run, analysed: Tensor, bases: dict[int, Outcome] | None = None) -> dict[str, Outcome]:
     """Outcomes of a run by the registered method, "base" first, whatever the mitigation of its training."""
-    base, *others = outcomes_of([run], analysed)
+    base, *others = outcomes_of([run], analysed, bases)
     return {"base": base} | {one.method.split(" after ")[0]: one for one in others}
 
 
@@ -94,7 +94,11 @@ class Swept:
             return
         runs = {folder: read_run(folder) for folder in self.runs}
         analysed = torch.stack([run.analysed for run in runs.values()]).all(0)
-        found = {folder: _by_method(run, analysed) for folder, run in runs.items()}
+        found, bases = {}, dict[int, Outcome]()
+        for folder, run in sorted(runs.items(), key=lambda pair: bool(pair[1].parameters["mitigation"])):  # plain ones first
+            found[folder] = _by_method(run, analysed, bases)
+            if not run.parameters["mitigation"]:
+                bases.setdefault(run.parameters["seed"], found[folder]["base"])
         first = next(iter(runs.values()))
         truth = first.features["test"].of_labels(analysed)
         names = [name for name, kept in zip(first.labels, analysed.tolist(), strict=True) if kept]
@@ -119,11 +123,12 @@ class Swept:
         return pd.concat(tables, ignore_index=True)
 
 
-def publish(folder: Path, sources: Sequence[Path], evidence: dict[str, Evidence]) -> None:
+def publish(folder: Path, sources: Sequence[Path], evidence: dict[str, Evidence], *, data: str = "") -> None:
     """Write results with their provenance: of plain runs, or of a sweep, whose evidence is given by comparison.
 
     `folder` receives methods.csv, changes.csv and differences.csv of the comparison of methods, ablations.csv and
-    ablation_differences.csv of the others, and provenance.json. Files of comparisons that are not here stay.
+    ablation_differences.csv of the others, and provenance.json. Files of comparisons that are not here stay. `data` says
+    what the results are of, unless the sweep's file does.
     """
     swept = [Swept(path) for path in sources if not (path / "run.json").exists()]
     runs = [run for one in swept for run in one.runs] + [path for path in sources if (path / "run.json").exists()]
@@ -134,6 +139,8 @@ def publish(folder: Path, sources: Sequence[Path], evidence: dict[str, Evidence]
         others = {name: found for name, found in evidence.items() if name != METHODS_COMPARED}
         if "comparison" in one.table and others:
             rows = one.table[one.table.comparison.isin(others)].rename(columns={"comparison": "ablation"})
+            if rows.empty:
+                continue
             columns = ["ablation", "setting", "seed", *(c for c in rows.loc[:, "uei_valid":"seconds"] if c != "labels")]
             save_table(folder / "ablations.csv", rows[columns].round(DIGITS))
             save_table(folder / "ablation_differences.csv", one.differences(others).round(DIGITS))
@@ -143,7 +150,7 @@ def publish(folder: Path, sources: Sequence[Path], evidence: dict[str, Evidence]
     first, about = read_run(runs[0]), {name: value for one in swept for name, value in one.about.items()}
     kept = zip(first.labels, first.analysed.tolist(), strict=True)
     save_json(folder / "provenance.json", {
-        "data": "drawn faces" if first.parameters["data"] == "drawn" else "images in CelebA's layout", **about,
+        "data": data or ("drawn faces" if first.parameters["data"] == "drawn" else "images in CelebA's layout"), **about,
         "date": datetime.now(UTC).date().isoformat(),
         "seeds": len({one["parameters"]["seed"] for one in known}),
         "git_revision": {name: sorted(found) for name, found in revisions.items()},

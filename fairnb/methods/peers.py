@@ -126,13 +126,14 @@ def _pymoo(algorithm: Any, evaluate: Evaluate, low: Array, high: Array, evaluati
 
 def smpso(evaluate: Evaluate, first: Array, low: Array, high: Array, evaluations: int, seed: int) -> Front:
     """SMPSO of jMetalPy."""
-    logging.getLogger("jmetal").setLevel(logging.WARNING)  # it tells each step
     from jmetal.algorithm.multiobjective.smpso import SMPSO
     from jmetal.core.problem import FloatProblem
     from jmetal.operator.mutation import PolynomialMutation
     from jmetal.util.archive import CrowdingDistanceArchive
     from jmetal.util.evaluator import Evaluator
     from jmetal.util.termination_criterion import StoppingByEvaluations
+
+    logging.getLogger("jmetal").setLevel(logging.WARNING)  # it tells each step
 
     class Head(FloatProblem):
         def __init__(self) -> None:

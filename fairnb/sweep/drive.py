@@ -114,6 +114,7 @@ class Sweep:
             for name in [name for name in table if table[name].map(lambda value: isinstance(value, list)).any()]:
                 table[name] = table[name].map(str)
             self.folder.mkdir(parents=True, exist_ok=True)
+            save_json(self.folder / "sweep.json", {"about": self.what.about})
             save_table(self.folder / "table.csv", table)
             with write_beside(self.folder / "table.parquet") as beside:
                 table.to_parquet(beside, index=False)
@@ -253,7 +254,6 @@ def _drive(sweep: Sweep, left: list[Planned], client: Any) -> None:
     sweep.folder.mkdir(parents=True, exist_ok=True)
     if not (token := sweep.folder / TOKEN).exists():
         token.write_text(secrets.token_hex(8))
-    save_json(sweep.folder / "sweep.json", {"about": sweep.what.about})
     texts = {f"{name}.ipynb": (sweep.root / "notebooks" / f"{name}.ipynb").read_text() for name in left[0].chapters}
     jobs = [Job(one, str(sweep.root), token.read_text(), {}) for one in left]
     if not (common := all(client.run(sees, jobs[0]).values())):

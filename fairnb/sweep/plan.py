@@ -87,8 +87,9 @@ class Planned:
 
     @property
     def work(self) -> list[str]:
-        """Names of what it executes."""
-        return [*self.chapters, *self.stages]
+        """What it executes, and at which size: runs of equal work take about equally long."""
+        given = self.parameters
+        return [*self.chapters, *self.stages, f"{given.data} {given.drawn} {given.max_images} {given.evaluations}"]
 
     def note(self, runs: Path) -> dict[str, Any]:
         """What a sweep noted of this run; empty if it is still to be done."""
