@@ -73,7 +73,7 @@ def main() -> int:
                 rows.append({"road": "sweep", "workers": workers, "runs": len(part), "seconds": taken})
         table = pd.DataFrame(rows).groupby(["road", "workers"], sort=False).sum()
         table["runs a second"] = table.runs / table.seconds
-        print(f"{len(labels)} labels; the starts of processes count\n{table.round(2)}\n")
+        print(f"{len(labels)} labels; the starts of processes count\n{table.round(2)}\n", flush=True)
         held = {}
         for runs in (10, arguments.many):
             grid = {"tolerance": [round(0.5 * k / runs, 6) for k in range(runs)]}
