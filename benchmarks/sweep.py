@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+from measuring import at_most, verdict
 
 DATA = {"drawn": [2000, 2000, 3000], "epochs": 1}
 TRAIN = """
@@ -86,10 +87,8 @@ def main() -> int:
         shutil.rmtree(root / "runs")
     over = table.seconds["sweep", 1] / table.seconds["loop, one process", 1] - 1
     grown = held[arguments.many] / held[10] - 1
-    claims = [("overhead of a sweep, one worker", over, "≤ 0.05", over <= 0.05)]
-    claims += [(f"memory of the sweeping process, 10 to {arguments.many} runs: growth", grown, "≤ 0.1", grown <= 0.1)]
-    print(pd.DataFrame(claims, columns=["what", "seen", "wanted", "kept"]).to_string(index=False))
-    return int(not all(kept for *_, kept in claims))
+    held_by = f"memory of the sweeping process, 10 to {arguments.many} runs: growth"
+    return verdict([at_most("overhead of a sweep, one worker", over, 0.05), at_most(held_by, grown, 0.1)])
 
 
 def seconds(code: str, words: list[object], root: Path) -> tuple[float, str]:

@@ -135,12 +135,10 @@ def publish(folder: Path, sources: Sequence[Path], evidence: dict[str, Evidence]
     folder.mkdir(parents=True, exist_ok=True)
     if METHODS_COMPARED in evidence:
         evidence[METHODS_COMPARED].save(folder)
-    for one in swept:
-        others = {name: found for name, found in evidence.items() if name != METHODS_COMPARED}
-        if "comparison" in one.table and others:
-            rows = one.table[one.table.comparison.isin(others)].rename(columns={"comparison": "ablation"})
-            if rows.empty:
-                continue
+    others = {name: found for name, found in evidence.items() if name != METHODS_COMPARED}
+    for one in (one for one in swept if "comparison" in one.table):
+        rows = one.table[one.table.comparison.isin(others)].rename(columns={"comparison": "ablation"})
+        if not rows.empty:
             columns = ["ablation", "setting", "seed", *(c for c in rows.loc[:, "uei_valid":"seconds"] if c != "labels")]
             save_table(folder / "ablations.csv", rows[columns].round(DIGITS))
             save_table(folder / "ablation_differences.csv", one.differences(others).round(DIGITS))

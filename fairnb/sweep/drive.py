@@ -137,10 +137,8 @@ class Sweep:
     def _like(self) -> Iterator[dict[str, Any]]:
         """Notes of finished runs that executed the same: of this sweep, else of others."""
         own = [note for note in self.notes.values() if note]
-        yield from own or (load_json(path) for path in self.runs.glob(f"*/*/{NOTE}") if self._same_work(path))
-
-    def _same_work(self, path: Path) -> bool:
-        return load_json(path).get("work") == self.planned[0].work
+        others = map(load_json, self.runs.glob(f"*/*/{NOTE}"))
+        yield from own or (note for note in others if note.get("work") == self.planned[0].work)
 
 
 def run_sweep(sweep: Sweep, where: Where, *, retry_failed: bool = False) -> bool:

@@ -114,13 +114,12 @@ def read_sweep(file: Path, *, params: Path | None = None, words: Sequence[str] =
 
     A mistake raises ValueError in a line.
     """
-    content = {"name": file.stem} | read_yaml(file)
-    own, common = read(None, list(words)), content.get("set", {})
-    if twice := [key for key in own if key in common]:
-        raise ValueError(f"{file}: {twice[0]} is named twice, in set and by -p")
-    content |= ({"set": common | own} if own else {}) | ({"params": str(params)} if params else {})
+    content, own = {"name": file.stem} | read_yaml(file), read(None, list(words))
     try:
-        return SweepFile(**content | ({"name": name} if name else {}))
+        what = SweepFile(**content)
+        if twice := [key for key in own if key in what.set]:
+            raise ValueError(f"{twice[0]} is named twice, in set and by -p")
+        return what.but(set=what.set | own, params=str(params or what.params), name=name or what.name)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
 
