@@ -10,10 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
 from fairnb.book.clock import Clock
 from fairnb.book.sources import sources
+from fairnb.run.files import load_json, save_json
 from fairnb.run.keys import content_key, digest_files
 from fairnb.run.messages import duration, unknown
 from fairnb.run.parameters import Machine, Pages, Parameters
@@ -43,6 +42,13 @@ def choose(wanted: list[str], known: dict[str, Path]) -> list[str]:
     return [name for name in known if name in names or not wanted]
 
 
+def read_page(path: Path) -> Any:
+    """A notebook."""
+    import nbformat  # takes seconds by what it imports, and runs without chapters need it not
+
+    return nbformat.read(path, as_version=4)
+
+
 def cell_parameters(page: Any) -> list[str]:
     """Names of the parameters in the notebook's cell tagged `parameters`."""
     source = next((cell.source for cell in page.cells if "parameters" in cell.metadata.get("tags", [])), "")
@@ -69,7 +75,7 @@ def run_chapters(
     if not record.stages:
         _check_data(record.parameters)
     record.save()
-    folder, pages = record.folder / "chapters", {name: nbformat.read(notebooks[name], as_version=4) for name in names}
+    folder, pages = record.folder / "chapters", {name: read_page(notebooks[name]) for name in names}
     folder.mkdir(exist_ok=True)
     about = {name: page.metadata.get("fairnb", {}) for name, page in pages.items()}
     clock = Clock(
@@ -83,7 +89,7 @@ def run_chapters(
         code = "\n".join(cell.source for cell in page.cells if cell.cell_type == "code")
         around = [*surroundings(root, code), data_stats(root, given["data_root"] if opens_run(page) else "")]
         key = content_key([notebooks[name].read_text(), made_with, around])
-        if out.exists() and nbformat.read(out, as_version=4).metadata.get("made_of") == key:
+        if out.exists() and read_page(out).metadata.get("made_of") == key:
             say(f"{name} is up to date")
             clock.skipped(name)
             continue
@@ -92,9 +98,7 @@ def run_chapters(
         default = Parameters.model_fields
         changed = {one: given[one] for one in own if one in given and (one in values or given[one] != default[one].default)}
         _execute(notebooks[name], failed, changed, root, clock)
-        done = nbformat.read(failed, as_version=4)
-        done.metadata["made_of"] = key
-        nbformat.write(done, failed)
+        save_json(failed, (done := load_json(failed)) | {"metadata": done["metadata"] | {"made_of": key}})
         failed.replace(out)
         clock.done(name, seconds := time.perf_counter() - start)
         say(f"{name} done in {duration(seconds)}")

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import nbformat
 import pandas as pd
 
-from fairnb.book.chapters import ChapterError, chapters, opens_run
+from fairnb.book.chapters import ChapterError, chapters, opens_run, read_page
 from fairnb.book.tables import of_methods
 from fairnb.run.files import load_json, save_table
 from fairnb.run.keys import content_key, digest_files
@@ -69,7 +69,7 @@ def build_book(root: Path, executed: Path, say: Callable[[str], None] = print) -
     run = load_json(executed.parent / "run.json")
     banner = BANNERS.get(run["parameters"]["data"], "")
     for name in chapters(root):
-        page = nbformat.read(executed / f"{name}.ipynb", as_version=4)
+        page = read_page(executed / f"{name}.ipynb")
         describe_figures(page)
         own = BANNERS["drawn"] if name == DRAWN_PAGE else banner if opens_run(page) else ""
         put_below_title(page, about(name, run) + "\n" + own)
@@ -115,7 +115,7 @@ def write_colab(root: Path) -> None:
     folder = root / "book" / "_build" / "colab"
     folder.mkdir(parents=True, exist_ok=True)
     for name, path in chapters(root).items():
-        page = nbformat.read(path, as_version=4)
+        page = read_page(path)
         page.cells.insert(0, nbformat.v4.new_code_cell(INSTALL, id="install"))
         nbformat.write(page, folder / f"{name}.ipynb")
 

@@ -244,10 +244,11 @@ def _cluster_class(name: str) -> Any:
 
 def _drive(sweep: Sweep, left: list[Planned], client: Any) -> None:
     """Submit trainings and the runs that need them, and note each run as it ends."""
+    import dask
     from distributed import as_completed
 
     from fairnb.experiment import training_of
-    from fairnb.sweep.work import Job, files_of, perform, receive, sees, train
+    from fairnb.sweep.work import Job, OneRunAtATime, files_of, perform, receive, sees, train
 
     sweep.folder.mkdir(parents=True, exist_ok=True)
     if not (token := sweep.folder / TOKEN).exists():
@@ -256,20 +257,20 @@ def _drive(sweep: Sweep, left: list[Planned], client: Any) -> None:
     jobs = [Job(one, str(sweep.root), token.read_text(), {}) for one in left]
     if not (common := all(client.run(sees, jobs[0]).values())):
         jobs = [replace(job, notebooks=texts) for job in jobs]
-    one_at_a_time: dict[str, Any] = {"resources": {"run": 1}, "pure": False}
     trainings: dict[str, Any] = {}
     pending: dict[Any, Planned | None] = {}  # runs by their futures, None for a training
-    for job in jobs:
-        if (name := training_of(job.planned.parameters).run) in trainings:
-            continue
-        if not sweep.trained(name):
-            trainings[name] = client.submit(train, job, priority=1, **one_at_a_time)
-            pending[trainings[name]] = None
-        else:
-            trainings[name] = None if common else client.scatter([files_of(sweep.root, name)], hash=False)[0]
-    for job in jobs:
-        needed = trainings[training_of(job.planned.parameters).run]
-        pending[client.submit(perform, job, needed, **one_at_a_time)] = job.planned
+    with dask.annotate(resources={"run": 1}, executor=OneRunAtATime.name):
+        for job in jobs:
+            if (name := training_of(job.planned.parameters).run) in trainings:
+                continue
+            if not sweep.trained(name):
+                trainings[name] = client.submit(train, job, priority=1, pure=False)
+                pending[trainings[name]] = None
+            else:
+                trainings[name] = None if common else client.scatter([files_of(sweep.root, name)], hash=False)[0]
+        for job in jobs:
+            needed = trainings[training_of(job.planned.parameters).run]
+            pending[client.submit(perform, job, needed, pure=False)] = job.planned
     del trainings, needed  # Dask keeps each until the last run that needs it
     failed = 0
     with tqdm(total=len(jobs), desc=sweep.what.name, unit="run", smoothing=0.1) as bar:

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nbformat
 from pydantic import Field, model_validator
 
-from fairnb.book.chapters import chapters, choose, data_stats, surroundings
+from fairnb.book.chapters import chapters, choose, data_stats, read_page, surroundings
 from fairnb.methods import method_named
 from fairnb.run.files import load_json
 from fairnb.run.keys import content_key
@@ -135,7 +134,7 @@ def plan(what: SweepFile, root: Path) -> list[Planned]:
 def _runs(what: SweepFile, root: Path) -> Iterator[Planned]:
     notebooks = chapters(root) if what.chapters else {}
     names = tuple(choose(list(what.chapters), notebooks)) if what.chapters else ()
-    pages = [nbformat.read(notebooks[name], as_version=4) for name in names]
+    pages = [read_page(notebooks[name]) for name in names]
     code = "\n".join(c.source for page in pages for c in page.cells if c.cell_type == "code")
     around = surroundings(root, code or "from fairnb.experiment import Experiment")
     begin = read(root / what.params, []) if what.params else {}
