@@ -179,11 +179,11 @@ class Experiment:
 
     def labels(self) -> pd.DataFrame:
         """`labels.csv`: method, split, label, analysed, accuracy, uei. One row per method, split and label."""
-        return pd.read_csv(self.folder / "labels.csv")
+        return tables.read(self.folder / "labels.csv")
 
     def groups(self) -> pd.DataFrame:
         """`groups.csv`: method, split, label, group, n, positives, predicted_positives, us (empty without positives)."""
-        return pd.read_csv(self.folder / "groups.csv")
+        return tables.read(self.folder / "groups.csv")
 
     def _write_results(self, method: str, features: dict[str, Features], heads: Heads) -> None:
         made, labels = {split: heads.tables(part) for split, part in features.items()}, self.faces.label_names

@@ -27,6 +27,8 @@ def contingency_table(pred: Tensor, target: Tensor, group: Tensor, groups: int |
     n = group.shape[-1]
     if pred.shape[-1] != n or target.shape[-1] != n:
         raise ValueError(f"pred, target and group have {pred.shape[-1]}, {target.shape[-1]} and {n} samples")
+    if group.is_floating_point() and (shares := group[group % 1 != 0]).numel():
+        raise ValueError(f"group holds {float(shares[0]):g}: groups are whole numbers from 0 to G-1, not shares")
     groups = int(group.max()) + 1 if groups is None and n else (groups or 0)
     if n and (int(group.min()) < 0 or int(group.max()) >= groups):
         raise ValueError(f"group holds values from {int(group.min())} to {int(group.max())}, outside 0..{groups - 1}")

@@ -1,12 +1,20 @@
 """Tables of results: one row per label, and one row per label and group."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from fairnb.metrics import MEASURES, underestimation_score
+
+NAMES = ("method", "split", "label", "group")  # columns of text
+
+
+def read(path: Path) -> pd.DataFrame:
+    """A table of results from its CSV file: names stay text, also `0` and `NA`, and only what is empty is NaN."""
+    return pd.read_csv(path, dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=[""])
 
 
 def label_rows(method: str, tables: dict[str, Tensor], labels: Sequence[str], analysed: Tensor) -> pd.DataFrame:

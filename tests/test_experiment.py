@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -21,6 +22,7 @@ from fairnb.methods.multi_task import multi_task
 from fairnb.methods.recalibration import recalibrate
 from fairnb.run.files import load_tensors, save_json, write_beside
 from fairnb.run.parameters import Parameters, Settings, Swarm
+from fairnb.tables import group_rows
 from tests.conftest import RECIPE, make_celeba
 
 SEARCH = {"particles": 12, "iterations": 5, "tolerance": 0.1, "spread": 0.1, "epsilon": 0.01}
@@ -351,6 +353,21 @@ def test_summary_and_changes_by_hand():
     assert (multi.higher, multi.labels) == (1, 2)
     with pytest.raises(ValueError, match="unknown method"):
         tables.changes(labels, "thresholds")
+
+
+def test_names_stay_text_in_a_runs_tables(tmp_path):
+    run: Any = SimpleNamespace(folder=tmp_path)
+    names, groups = ["0", "007", "NA", "nan", "None", "True", "1e3"], ["0", 'A$B, "C"']
+    counts = torch.tensor([[[5, 0], [2, 2]], [[5, 1], [0, 0]]]).expand(len(names), 2, 2, 2)  # the second has no positives
+    for method in ("multi-task", "base"):
+        Experiment._merge(run, "groups.csv", group_rows(method, {"test": counts}, names, groups))
+    table = Experiment.groups(run)
+    assert table.label.unique().tolist() == names
+    assert table.group.unique().tolist() == groups
+    assert table.method.unique().tolist() == ["base", "multi-task"]
+    assert table.us[table.group == "0"].eq(0.5).all()
+    assert table.us[table.group != "0"].isna().all()
+    assert table.positives.sum() == 2 * len(names) * 4
 
 
 def test_figures_show_what_they_were_given(done):

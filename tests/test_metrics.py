@@ -42,6 +42,14 @@ def test_table_counts_each_case():
     assert metrics.contingency_table(pred, target, group).tolist() == [[[0, 1], [1, 1]], [[1, 0], [0, 1]]]
 
 
+@pytest.mark.parametrize("share", [0.9, 1e-3, float("nan"), float("inf")])
+def test_shares_are_no_groups(share):
+    yes = torch.ones(2, dtype=torch.bool)
+    with pytest.raises(ValueError, match=f"group holds {share:g}: groups are whole numbers"):
+        metrics.contingency_table(yes, yes, torch.tensor([0, share]))
+    assert metrics.contingency_table(yes, yes, torch.tensor([0.0, 1.0])).tolist() == [[[0, 0], [0, 1]]] * 2
+
+
 @pytest.mark.parametrize("groups", [1, 2, 3, 5])
 def test_agrees_with_fairlearn(groups):
     pred, target, group = random_case(groups=groups)

@@ -1,5 +1,6 @@
 """What pages are made of, before Jupyter Book and without a browser; `test_site.py` looks at them in one."""
 
+import html
 import re
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +9,7 @@ import nbformat
 import pandas as pd
 import pytest
 import torch
+import vl_convert
 
 from fairnb.book.explorer import KINDS, candidates, explorer, frame, page
 from fairnb.book.pages import about, describe_figures, put_below_title
@@ -65,6 +67,24 @@ def test_the_explorer_brings_all_it_needs(found):
     inside = frame(found[-1], tolerance=0.03)
     assert inside.startswith("<iframe title=")
     assert inside.count("<") == 2  # what is inside is escaped
+
+
+def test_the_explorer_has_bars_of_every_group_whatever_its_name(found):
+    names = ["Wearing.Hat", "a[0]", 'it\'s \\ "so"', "0", "NA", "Beard<short", *map(str, range(1, 9))]
+    table = pd.concat([found[-1].iloc[:, :6], pd.DataFrame(0.5, index=found[-1].index, columns=names)], axis=1)
+    svg = vl_convert.vegalite_to_svg(explorer(table, tolerance=0.03).to_dict())
+    bars = re.findall(r'aria-label="US on test \(1 is ideal\): 0.5; group: ([^;]*(?:&\w+;[^;]*)*); shown', svg)
+    assert {html.unescape(name): bars.count(name) for name in bars} == dict.fromkeys(names, 3)  # a bar per model
+    two, many = (int(re.findall(r"--height: (\d+)px", frame(t, tolerance=0.03))[0]) for t in (found[-1], table))
+    assert many - two == 12 * 60
+    assert many > float(re.findall(r'height="(\d+)"', svg)[0]) + 70  # and the controls above
+
+
+def test_names_are_no_tags():
+    table = pd.DataFrame({"Beard<short": ["R&B", "a_<b>", "-0.010 (-0.012 to +0.001)"]})
+    page = shown(table).to_html()
+    for text in (">Beard&lt;short<", ">R&amp;B<", ">a &lt;b&gt;<", 'nowrap">(-0.012 to +0.001)</span>'):
+        assert text in page
 
 
 def test_columns_of_numbers_are_set_to_the_right():

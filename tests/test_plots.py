@@ -10,7 +10,7 @@ import pytest
 import torch
 from matplotlib.collections import PathCollection
 
-from fairnb.book import plots
+from fairnb.book import plots, training_plots
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +50,53 @@ def test_the_legend_of_bars_hides_none():
     for figure in (plots.underestimation_scores(scores(1.3)), plots.prevalence(scores(1.0).rename(columns={"us": "share"}))):
         figure.canvas.draw()
         assert not figure.legends[0].get_window_extent().overlaps(figure.axes[0].get_window_extent())
+
+
+def of_many_groups(groups, **values):
+    cells = pd.DataFrame([(label, f"Group {k}") for label in "ABC" for k in range(groups)], columns=["label", "group"])
+    return cells.assign(us=1.0, **values)
+
+
+def test_scores_of_many_groups_are_written_in_a_grid():
+    table = of_many_groups(14)
+    table.loc[:3, "us"] = [0.0, float("nan"), 0.456, 7.3]  # of label A
+    figure = plots.underestimation_scores(table)
+    (axis,) = figure.axes
+    assert [text.get_text() for text in axis.texts[:5]] == ["0", "–", "0.46", "7.30", "1.00"]
+    assert len(axis.texts) == 3 * 14
+    (cells,) = axis.images
+    never, _, below, above, ideal, limit = (cells.to_rgba(np.array(us)) for us in [*table.us[:5], 2.5])
+    assert ideal[:3] == pytest.approx((0.97, 0.97, 0.97), abs=0.01)  # the middle of the colours
+    assert never[0] > never[2]  # brown below 1, violet above
+    assert below[0] > below[2]
+    assert above[0] < above[2]
+    assert above == limit
+    assert figure.get_size_inches()[0] <= 9
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in axis.texts]
+    assert not any(box.overlaps(other) for i, box in enumerate(boxes) for other in boxes[:i])
+
+
+def test_prevalence_in_many_groups_is_a_grid():
+    (axis,) = plots.prevalence(of_many_groups(5, share=0.25)).axes
+    assert {text.get_text() for text in axis.texts} == {"0.25"}
+    assert [text.get_text() for text in axis.get_xticklabels()] == [f"Group {k}" for k in range(5)]
+
+
+def test_every_group_has_a_look_of_its_own_by_epoch():
+    table = pd.concat([of_many_groups(14).assign(epoch=epoch) for epoch in (1, 2)])
+    (axis,) = training_plots.us_by_epoch(table, 1).axes
+    looks = {line.get_label(): (line.get_color(), line.get_linestyle()) for line in axis.lines if line.get_marker() == "."}
+    assert set(looks) == {f"Group {k}" for k in range(14)}
+    assert len(set(looks.values())) == 14
+
+
+def test_a_dollar_sign_in_a_name_is_no_formula():
+    table = pd.DataFrame({"label": ["A$B$C"] * 2, "group": ["a$b$c", "d"], "share": [0.2, 0.3]})
+    figure = plots.prevalence(table)
+    figure.canvas.draw()
+    shown: list[Any] = [*figure.axes[0].get_yticklabels(), figure.legends[0].get_texts()[0]]
+    assert [text._preprocess_math(text.get_text()) for text in shown] == [("A$B$C", False), ("a$b$c", False)]
 
 
 @pytest.mark.parametrize("width", [0.2, 0.01, 0.001])

@@ -16,10 +16,8 @@ from typing import Any
 import altair as alt
 import pandas as pd
 import torch
-from matplotlib.colors import to_hex
 from torch import Tensor
 
-from fairnb.book.plots import GROUP_COLOURS
 from fairnb.data import Faces
 from fairnb.features import Features
 from fairnb.heads import Scorer
@@ -28,6 +26,7 @@ from fairnb.metrics import accuracy, underestimation_index, underestimation_scor
 
 HIGHEST = 0.1  # tolerance of the slider
 WIDTH, STEP = 220, 16  # pixels of a panel, which fits a phone with its axis, and of a label's row
+NAME, BARS = 130, 60  # pixels of a group's name, and of its bars with the room around them
 GRID = "#88888855"  # visible on white and on black
 DESCRIPTION = "The chosen label's front, its models on test, their underestimation scores by group, and every label"
 STYLE = """<style>
@@ -68,6 +67,7 @@ function reachRows() {
   });
 }
 </script>"""
+COLUMNS = 6  # of a table from `candidates` before the groups'
 KINDS = ("base model", "label threshold", "multi-task pick")
 
 
@@ -98,7 +98,10 @@ def candidates(
 
 def explorer(table: pd.DataFrame, *, tolerance: float) -> alt.VConcatChart:
     """The chart of a table from `candidates`; a list, or a click on a row, chooses a label, a slider the tolerance."""
-    groups: list[Any] = list(table.columns[6:])
+    groups: list[Any] = [name.replace("_", " ") for name in table.columns[COLUMNS:]]
+    fields: list[Any] = [f"us{place}" for place in range(len(groups))]  # Vega reads a dot in a name as a path
+    named = alt.LookupData(pd.DataFrame({"field": fields, "group": groups}), key="field", fields=["group"])
+    table = table.set_axis([*table.columns[:COLUMNS], *fields], axis=1)
     labels = sorted(table.label.unique())
     label = alt.selection_point(
         name="chosen", fields=["label"], value=labels[0], toggle=False, clear=False, on="click",
@@ -132,10 +135,9 @@ def explorer(table: pd.DataFrame, *, tolerance: float) -> alt.VConcatChart:
     top = alt.layer(front, limit.encode(x="limit:Q"), points)
     top = top.properties(width=WIDTH, height=230, title="The front of the label")
     method = alt.Y("shown:N", title=None, sort=list(KINDS))
-    of_group = of_label.transform_fold(groups, as_=["group", "US"]).encode(
-        alt.X("US:Q", title="US on test (1 is ideal)"), method, yOffset=alt.YOffset("group:N", sort=groups),
-        color=alt.Color("group:N", title=None).scale(domain=groups, range=[to_hex(c) for c in GROUP_COLOURS[: len(groups)]])
-        .legend(orient="top"),
+    of_group = of_label.transform_fold(fields, as_=["field", "US"]).transform_lookup("field", named).encode(
+        alt.X("US:Q", title="US on test (1 is ideal)"), alt.Y("group:N", title=None, sort=groups).axis(labelLimit=NAME),
+        yOffset=alt.YOffset("shown:N", sort=list(KINDS)), color=colour.legend(None),
         tooltip=["shown:N", "group:N", alt.Tooltip("US:Q", format=".3f")],
     )  # fmt: skip
     never = of_group.transform_filter("datum.US === 0")  # has no visible bar
@@ -176,7 +178,8 @@ def page(chart: alt.VConcatChart) -> str:
 
 def frame(table: pd.DataFrame, *, tolerance: float) -> str:
     """The explorer in a frame, for a notebook's output: it looks the same in JupyterLab and the book, without a kernel."""
-    style = f"width: 100%; max-width: {WIDTH + 160}px; --height: {820 + STEP * table.label.nunique()}px; "
+    height = 700 + STEP * table.label.nunique() + BARS * (len(table.columns) - COLUMNS)
+    style = f"width: 100%; max-width: {WIDTH + 160}px; --height: {height}px; "
     style += "height: var(--height); border: 0"  # a printed page takes less
     text = escape(page(explorer(table, tolerance=tolerance)))
     return f'<iframe title="Pareto explorer" style="{style}" srcdoc="{text}"></iframe>'

@@ -1,7 +1,7 @@
 """The figures of the book. Each function takes a table or a result and returns a matplotlib Figure.
 
 Colours and style are seaborn's, without its import, which takes seconds. Every colour comes with a marker, a hatch or a
-position, so that figures survive black-and-white print.
+position, or with its value written on it, so that figures survive black-and-white print.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.colors import to_rgb
+from matplotlib.colors import Normalize, TwoSlopeNorm, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
@@ -24,6 +24,7 @@ from fairnb.methods import METHODS, Search, group_use
 CODES = ("0173b2", "de8f05", "029e73", "d55e00", "cc78bc", "ca9161", "fbafe4", "949494", "ece133", "56b4e9")
 PALETTE = [to_rgb(f"#{code}") for code in CODES]  # seaborn's "colorblind"
 GROUP_COLOURS = [PALETTE[0], PALETTE[1], *PALETTE[4:]]  # blue and orange, as in the paper's Figure 1
+FEW_GROUPS = 4  # whose bars can be told apart
 MEASURED = {"uei": "UEI (0 is ideal)", "accuracy": "accuracy"}  # titles of two panels
 GROUP_LOOKS = {  # by the prediction's use of the group: legend, marker, filling
     "unused": ("group unused", "o", PALETTE[0]),
@@ -40,6 +41,11 @@ def set_style() -> None:
     plt.rcParams |= look | {"legend.fontsize": 9.9, "legend.frameon": True, "patch.force_edgecolor": True}
 
 
+def words(name: str) -> str:
+    """A name as figures show it: spaces for underscores, and no formula between dollar signs."""
+    return name.replace("_", " ").replace("$", r"\$")
+
+
 def portraits(images: Sequence[Tensor], titles: Sequence[str], columns: int = 8) -> Figure:
     """Pictures in rows of `columns`, each uint8 [H, W, 3] of one size, below their titles (underscores as spaces)."""
     rows, (height, width) = -(-len(images) // columns), images[0].shape[:2]
@@ -49,13 +55,16 @@ def portraits(images: Sequence[Tensor], titles: Sequence[str], columns: int = 8)
         axis.set_axis_off()
     for axis, image, title in zip(grid.flat, images, titles, strict=False):
         axis.imshow(image.numpy())
-        axis.set_title(title.replace("_", " "), fontsize=7, pad=2)
+        axis.set_title(words(title), fontsize=7, pad=2)
     return figure
 
 
 def prevalence(table: pd.DataFrame) -> Figure:
-    """Share of each label in each group, from columns label, group, share (`Faces.prevalence`)."""
-    figure, axis = _bars(table, "share", table.groupby("label").share.mean().sort_values(ascending=False).index)
+    """Share of each label in each group, from columns label, group, share (`Faces.prevalence`); of many groups, a grid."""
+    order = table.groupby("label").share.mean().sort_values(ascending=False).index
+    if table.group.nunique() > FEW_GROUPS:
+        return _grid(table, "share", order, Normalize(0, 1), "share of the group's images with the label")
+    figure, axis = _bars(table, "share", order)
     axis.set(xlabel="share of the group's images with the label", ylabel="", xlim=(0, 1))
     _legend(axis, table.group.unique())
     return figure
@@ -65,9 +74,12 @@ def underestimation_scores(groups: pd.DataFrame, limit: float = 2.5) -> Figure:
     """US per label and group with a line at 1: the paper's Figure 1. A score of 0, which has no bar, has a marker.
 
     The table has columns label, group, us, of one method and split. A bar longer than `limit` is cut there, with its value
-    beside it.
+    beside it. More than `FEW_GROUPS` groups make a grid, whose colours end at `limit`.
     """
     worst = groups.groupby("label").us.min().sort_values()
+    if groups.group.nunique() > FEW_GROUPS:
+        title = "underestimation score (1 is ideal, below 1 underestimates)\n0: never predicted, –: no positives"
+        return _grid(groups, "us", worst.index, TwoSlopeNorm(1, 0, limit), title)
     figure, axis = _bars(groups.assign(us=groups.us.clip(upper=limit)), "us", worst.index)
     marks, looks = [], zip(groups.group.unique(), cycle(GROUP_COLOURS), cycle("oDs^"), strict=False)
     for container, (group, colour, marker) in zip(axis.containers, looks, strict=True):
@@ -96,7 +108,7 @@ def pareto_fronts(search: Search, names: list[str], columns: int = 3) -> Figure:
         axis.plot(accuracy[1:], uei[1:], ".", color=PALETTE[0], label="Pareto set")
         axis.plot(accuracy[0], uei[0], "o", color=METHODS["base"].colour, label="base model")
         axis.plot(accuracy[picked], uei[picked], "*", color="black", markersize=11, label="picked")
-        axis.set_title(name.replace("_", " "))
+        axis.set_title(words(name))
         axis.margins(0.1)
         axis.set_ylim(bottom=-0.1 * axis.get_ylim()[1])
         axis.locator_params(nbins=4 if len(names) == 1 else 3)
@@ -126,7 +138,7 @@ def comparison(labels: pd.DataFrame) -> Figure:
             axis.axvline(table[method].mean(), color=colour, linestyle=":", linewidth=1.2)
         axis.set(xlabel=f"{title}; dotted: mean over labels")
     _from_zero(axes[0])
-    _finish(figure, [name.replace("_", " ") for name in order], ncols=len(methods))
+    _finish(figure, list(map(words, order)), ncols=len(methods))
     return figure
 
 
@@ -184,7 +196,7 @@ def label_changes(table: pd.DataFrame) -> Figure:
             axis.scatter(x, y, marker=marker, color=face, edgecolor=colour, s=32, zorder=3, label=name)
         axis.axvline(0, color="red", linewidth=1.2)
         axis.set(xlabel="change of UEI on test", title=method)
-    _finish(figure, [name.replace("_", " ") for name in order], ncols=3, fontsize="small")
+    _finish(figure, list(map(words, order)), ncols=3, fontsize="small")
     return figure
 
 
@@ -242,6 +254,26 @@ def _finish(figure: Figure, rows: Sequence[str] | pd.Series, **legend: Any) -> N
     figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", **legend)
 
 
+def _grid(table: pd.DataFrame, value: str, order: pd.Index, norm: Normalize, title: str) -> Figure:
+    """A cell per label and group, its value written on its colour; colours diverge from a norm's centre, if any."""
+    names = list(table.group.unique())
+    values = table.pivot(index="label", columns="group", values=value).loc[order, names].to_numpy()
+    size = (min(9, 2.5 + 0.5 * len(names)), 1.8 + 0.24 * len(order))
+    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    colours = plt.get_cmap("PuOr" if isinstance(norm, TwoSlopeNorm) else "Blues")
+    cells = axis.imshow(values, cmap=colours, norm=norm, aspect="auto")
+    for (row, column), number in np.ndenumerate(values):
+        text = "–" if np.isnan(number) else f"{number:.2f}" if number else "0"
+        dark = np.dot(cells.to_rgba(number)[:3], (0.299, 0.587, 0.114)) < 0.5 and not np.isnan(number)
+        axis.text(column, row, text, ha="center", va="center", size=7.5, color="white" if dark else "black")
+    axis.grid(visible=False)
+    axis.set_yticks(range(len(order)), list(map(words, order)))
+    axis.tick_params(top=False, labeltop=True, labelbottom=False)
+    axis.set_xticks(range(len(names)), list(map(words, names)), rotation=40, ha="left", rotation_mode="anchor")
+    figure.supxlabel(title, size="small")
+    return figure
+
+
 def _bars(table: pd.DataFrame, value: str, order: pd.Index) -> tuple[Figure, plt.Axes]:
     """Horizontal bars, one per label and group; all groups but the first are hatched."""
     figure, axis = plt.subplots(figsize=(7, 1 + 0.26 * len(order)), layout="constrained")
@@ -254,13 +286,13 @@ def _bars(table: pd.DataFrame, value: str, order: pd.Index) -> tuple[Figure, plt
         axis.barh(place, lengths, thickness, color=colour, hatch=hatch, edgecolor="white", linewidth=0)
     axis.grid(visible=False, axis="y")
     axis.set_ylim(len(order) - 0.5, -0.5)
-    axis.set_yticks(range(len(order)), [name.replace("_", " ") for name in order])
+    axis.set_yticks(range(len(order)), list(map(words, order)))
     return figure, axis
 
 
 def _legend(axis: plt.Axes, groups: np.ndarray, others: dict[str, tuple[Line2D, ...]] | None = None) -> None:
     """A legend above the axes: each group's bar, then other marks by their text, several in one entry."""
-    entries = dict(zip(groups, (container[0] for container in axis.containers), strict=True)) | (others or {})
+    entries = dict(zip(map(words, groups), (container[0] for container in axis.containers), strict=True)) | (others or {})
     axis.figure.legend(
         list(entries.values()), list(entries), loc="outside upper center", ncols=len(entries), fontsize="small",
         handler_map={tuple: HandlerTuple(ndivide=None)},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from html import escape
 from math import copysign, isnan
 from typing import Any
 
@@ -110,12 +111,16 @@ def are_numbers(texts: Iterable[str]) -> bool:
 
 def shown(table: pd.DataFrame, digits: int = 3) -> Styler:
     """A table for a page: words instead of underscores, intervals on one line, no row numbers, numbers to the right."""
-    words = table.map(lambda value: INTERVAL.sub(WHOLE, value.replace("_", " ")) if isinstance(value, str) else value)
-    words.columns = [str(name).replace("_", " ").replace("uei", "UEI") for name in table.columns]
+    words = table.map(lambda value: INTERVAL.sub(WHOLE, _words(value)) if isinstance(value, str) else value)
+    words.columns = [_words(str(name)).replace("uei", "UEI") for name in table.columns]
     sides = ["right" if are_numbers(map(str, column)) else "left" for _, column in table.items()]
     styles: Any = [{"selector": f".col{i}", "props": f"text-align: {side}"} for i, side in enumerate(sides)]
     style = words.style.hide().format(precision=digits).set_table_styles(styles)
-    return style.set_table_attributes('class="dataframe"')  # for the theme
+    return style.set_table_attributes('class="dataframe mathjax_ignore"')  # for the theme; a $ in a name is no formula
+
+
+def _words(name: str) -> str:
+    return escape(name.replace("_", " "), quote=False)
 
 
 def of_methods(methods: pd.DataFrame, *, settings: bool = False) -> pd.DataFrame:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import cycle
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fairnb.book.plots import GROUP_COLOURS, PALETTE
+from fairnb.book.plots import FEW_GROUPS, GROUP_COLOURS, PALETTE, words
+
+COLUMNS = 3  # of a legend
 
 
 def learning_curves(history: pd.DataFrame) -> Figure:
@@ -47,16 +51,21 @@ def epoch_costs(history: pd.DataFrame) -> Figure:
 
 
 def us_by_epoch(us: pd.DataFrame, kept: int) -> Figure:
-    """US by epoch, from columns epoch, label, group, us: each group's median and quartiles; the epoch `kept` is marked."""
-    figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    for group, colour, style in zip(us.group.unique(), GROUP_COLOURS, ("-", "--", "-.", ":") * 9, strict=False):
+    """US by epoch, from columns epoch, label, group, us: each group's median; the epoch `kept` is marked.
+
+    Up to `FEW_GROUPS` groups also have a band between their quartiles.
+    """
+    groups = us.group.unique()
+    figure, axis = plt.subplots(figsize=(7, 3.2 + 0.2 * (len(groups) // COLUMNS)), layout="constrained")
+    for group, colour, style in zip(groups, cycle(GROUP_COLOURS), cycle(("-", "--", "-.")), strict=False):
         middle = us[us.group == group].groupby("epoch").us.quantile([0.25, 0.5, 0.75]).unstack()
-        axis.plot(middle.index, middle[0.5], style, color=colour, marker="." if len(middle) < 30 else "", label=group)
-        axis.fill_between(middle.index, middle[0.25], middle[0.75], color=colour, alpha=0.15, linewidth=0)
+        axis.plot(middle.index, middle[0.5], style, color=colour, marker="." if len(middle) < 30 else "", label=words(group))
+        if len(groups) <= FEW_GROUPS:
+            axis.fill_between(middle.index, middle[0.25], middle[0.75], color=colour, alpha=0.15, linewidth=0)
     axis.axhline(1, color="red", linewidth=1.5)
     axis.axvline(kept, color=PALETTE[2], linestyle=":", label="epoch kept")
     axis.set(xlabel="epoch", ylabel="underestimation score")
     axis.set_ylim(bottom=0)
     axis.locator_params(axis="x", integer=True)
-    figure.legend(loc="outside upper center", ncols=len(axis.get_legend_handles_labels()[0]), fontsize="small")
+    figure.legend(loc="outside upper center", ncols=min(COLUMNS, len(groups) + 1), fontsize="small")
     return figure

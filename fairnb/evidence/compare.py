@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor
 
+from fairnb import tables
 from fairnb.evidence.outcome import Judge, Outcome
 from fairnb.evidence.weigh import DRAWS, Evidence, weigh
 from fairnb.features import Features, load_features, load_layer
@@ -83,7 +83,7 @@ def read_run(folder: Path) -> Run:
     needed = "run.json", "labels.csv", "base.safetensors", "features.safetensors"
     if missing := [name for name in needed if not (folder / name).exists()]:
         raise FileNotFoundError(f"{folder} is no finished run: there is no {some(missing)} (`fairnb run` makes them)")
-    known, table = load_run(folder), pd.read_csv(folder / "labels.csv")
+    known, table = load_run(folder), tables.read(folder / "labels.csv")
     rows = table[(table.method == "base") & (table.split == "test")]
     analysed = torch.tensor(rows.analysed.to_numpy(dtype=bool))
     features = load_features(folder / "features.safetensors")
