@@ -22,8 +22,8 @@ from phenomenon import every, phenomenon, swept
 from photographs import book
 
 from fairnb.data import decode_images, draw_faces
-from fairnb.data.celeba import read_attributes
 from fairnb.data.drawn.people import draw_people, read_statistics
+from fairnb.data.layouts import read_attributes
 
 
 def main() -> int:
@@ -69,7 +69,7 @@ def people(real: Path | None) -> list[Claim]:
         at_most("best accuracy, most off from what networks reach on CelebA", float((best - wanted).abs().max()), 0.03),
     ]
     if real:
-        values = torch.tensor(read_attributes(real)[2])
+        values = torch.tensor(read_attributes(real).drop(columns="image").astype(int).to_numpy() > 0)
         first, second = torch.triu_indices(len(table.names), len(table.names), 1)
         drawn, counted = (torch.corrcoef(each.double().T)[first, second] for each in (labels, values))
         claims.append(at_most("pairwise phi, mean absolute difference", float((drawn - counted).abs().mean()), 0.02))

@@ -19,8 +19,8 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from fairnb.data.celeba import read_attributes
 from fairnb.data.drawn.people import Statistics
+from fairnb.data.layouts import read_attributes
 
 # Accuracy of MCNN-AUX on CelebA's test split in percent, in the file's order of attributes: Hand and Chellappa, "Attributes
 # for improved attributes: a multi-task network utilizing implicit and explicit relationships for facial attribute
@@ -101,8 +101,8 @@ def fit_correlation(labels: Tensor, clarity: Tensor, scale: Tensor) -> Tensor:
 
 
 def main() -> None:
-    names, _, values = read_attributes(Path(sys.argv[1]))
-    labels = torch.tensor(values, dtype=torch.float64)
+    table = read_attributes(Path(sys.argv[1])).drop(columns="image")
+    names, labels = list(map(str, table)), torch.tensor(table.astype(int).to_numpy() > 0, dtype=torch.float64)
     is_male = labels[:, names.index("Male")].bool()
     groups = [labels[~is_male], labels[is_male]]
     weight = torch.tensor([len(group) for group in groups]).double() / len(labels)

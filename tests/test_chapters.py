@@ -113,7 +113,7 @@ def test_chapters_are_chosen_by_name_or_number():
         (["run", "0", "-p", "people=0"], "people='0' must be at least 1"),
         (["run", "0", "-p", "height=16"], "height='16' must be at least 32"),
         (["run", "1", "-p", "sensitive=Mael"], "did you mean 'Male'"),
-        (["run", "1", "-p", "targets=[Male]"], "'Male' is the sensitive attribute"),
+        (["run", "1", "-p", "targets=[Male]"], "'Male' is sensitive: it cannot also be a target"),
         (["run", "1", "-p", "resize=24", "-p", "image_size=24"], "faces cannot be drawn at 24×24"),
         (["run", "1", "-p", "drawn=[9, 9, 9]"], "lower min_positives"),
     ],

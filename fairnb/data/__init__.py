@@ -1,31 +1,45 @@
 """Data: one dataset object for every layout of files, and the path of its images to the device.
 
 >>> from fairnb.data import Data, open_dataset
->>> faces = open_dataset(Data(drawn=(4, 2, 2)))  # drawn on the spot; data="celeba" reads a folder
+>>> faces = open_dataset(Data(drawn=(8, 4, 4)))  # drawn on the spot; data="celeba" reads a folder
 >>> faces.labels.shape, faces.group_names, tuple(faces.images[7].shape)  # bool [N, L]; images are read on access
-(torch.Size([8, 39]), ('female', 'male'), (64, 64, 3))
+(torch.Size([16, 39]), ('female', 'male'), (64, 64, 3))
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from fairnb.data.celeba import download_celeba, read_celeba
 from fairnb.data.decoded import decode_images
-from fairnb.data.drawn.faces import draw_faces, draw_pairs
+from fairnb.data.download import download_celeba
+from fairnb.data.drawn.faces import draw, draw_faces, draw_pairs
 from fairnb.data.faces import SPLITS, Faces
+from fairnb.data.labelling import labelled
+from fairnb.data.layouts import LAYOUTS
 from fairnb.run.parameters import Data
 
 __all__ = [
     "SPLITS", "Data", "Faces", "decode_images", "download_celeba", "draw_faces", "draw_pairs", "open_dataset", "read_celeba",
 ]  # fmt: skip
-READERS = {"celeba": read_celeba}
+
+
+def read_celeba(root: str | Path, **given: Any) -> Faces:
+    """The dataset in a folder of CelebA's layout; `given` holds other parameters of data, such as `sensitive`."""
+    return open_dataset(Data(data="celeba", data_root=str(root), **given))
 
 
 def open_dataset(data: Data, root: Path = Path()) -> Faces:
-    """Open the dataset of a run; `data.data_root` is relative to `root`. Raises ValueError, and as the reader does."""
+    """Open the dataset of a run; `data.data_root` is relative to `root`.
+
+    Missing folders, files or images (counted) raise FileNotFoundError; a table, name or value that cannot be read, with its
+    line, or an empty split or group raises ValueError.
+    """
     if data.data == "drawn":
-        faces = draw_faces(data.drawn, data.drawn_seed, sensitive=data.sensitive, targets=data.targets)
+        found = draw(data.drawn, data.drawn_seed)
     else:
-        faces = READERS[data.data](root / Path(data.data_root).expanduser(), data.sensitive, data.targets)
-    return faces.limited(data.max_images)
+        folder = root / Path(data.data_root).expanduser()
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no folder {folder}: data_root is the folder of the dataset")
+        found = LAYOUTS[data.data].read(folder, data)
+    return labelled(found, data).limited(data.max_images)

@@ -19,25 +19,31 @@ from fairnb.run.files import save_json, write_beside
 from fairnb.run.keys import content_key
 from fairnb.run.messages import some
 
+LOOKED_AT = 25  # images whose sizes decide the common one
+
 
 def stored_shape(images: Images, size: int) -> tuple[int, int]:
-    """Common height and width of the prepared images: the first readable one's, its shorter side at most `size`.
+    """Common height and width of the prepared images: their median's, its shorter side at most `size`.
 
-    Smaller images are not enlarged here, which would only take space, but in each batch. A size below 8, or no readable
-    image, raises ValueError.
+    Images that differ are cropped at the centre. Where most are smaller than `size` they are not enlarged here, which would
+    only take space, but in each batch. A size below 8, or no readable image, raises ValueError.
     """
     if size < 8:
         raise ValueError(f"images of {size} pixels are too small to show a face: give at least 8")
-    for index in range(len(images)):
+    shapes, unreadable = [], ""
+    few = LOOKED_AT if images.block == 1 else 1  # drawn images are all alike
+    for index in sorted({int(i) for i in np.linspace(0, len(images) - 1, few)}):
         try:
-            height, width = images.read([index], size)[0].shape[:2]
-        except (ValueError, OSError):
+            shapes.append(images.read([index], size)[0].shape[:2])
+        except (ValueError, OSError) as error:
             if images.block > 1:  # no single file is at fault
                 raise
-            continue  # counted when all images are prepared
-        scale = min(1.0, size / min(height, width))
-        return (height, width) if scale == 1 else (max(size, int(height * scale)), max(size, int(width * scale)))
-    raise ValueError(f"none of the {len(images):,} images in {images.source} can be decoded")
+            unreadable = str(error)  # counted when all images are prepared
+    if not shapes:
+        raise ValueError(f"none of the images in {images.source} that were tried can be decoded: {unreadable}")
+    height, width = (int(np.median(sides)) for sides in zip(*shapes, strict=True))
+    scale = min(1.0, size / min(height, width))
+    return (height, width) if scale == 1 else (max(size, int(height * scale)), max(size, int(width * scale)))
 
 
 def read_images(images: Images, rows: Sequence[int], shape: tuple[int, int]) -> Tensor:

@@ -16,32 +16,19 @@ from fairnb.run.messages import unknown
 SPLITS = ("train", "valid", "test")
 
 
-def choose_labels(attributes: Sequence[str], sensitive: str, targets: Sequence[str]) -> tuple[list[int], tuple[str, str]]:
-    """Columns of the attributes to predict, ascending, and names of the groups without and with `sensitive`.
-
-    No targets stand for all but the sensitive attribute, which cannot be one. ValueError for unknown ones, or none left.
-    """
-    if odd := [attribute for attribute in (sensitive, *targets) if attribute not in attributes]:
-        raise ValueError(unknown("attribute", odd[0], attributes))
-    if sensitive in targets:
-        raise ValueError(f"{sensitive!r} is the sensitive attribute: it cannot also be a target")
-    if not (kept := [i for i, name in enumerate(attributes) if (name in targets if targets else name != sensitive)]):
-        raise ValueError(f"there is no label to predict beside {sensitive!r}")
-    return kept, ("female", "male") if sensitive == "Male" else (f"not {sensitive}", sensitive)  # the paper's words for Male
-
-
 @dataclass(frozen=True, eq=False)
 class Faces:
-    """N images with binary labels, a sensitive attribute and a split."""
+    """N images with binary labels, groups by one or several sensitive attributes, and a split."""
 
     images: Images  # read on access: `images[i]` is uint8 [H, W, 3]
     labels: Tensor  # bool [N, L], True where the attribute is present
-    group: Tensor  # int64 [N] in 0..G-1, the sensitive attribute
+    group: Tensor  # int64 [N] in 0..G-1
     split: Tensor  # int64 [N], index into `SPLITS`
     label_names: tuple[str, ...]  # of the L attributes, in their file's order
     group_names: tuple[str, ...]  # of the G groups
-    sensitive: str  # name of the sensitive attribute
+    sensitive: str  # name of the sensitive attribute, or of several
     person: Tensor | None = None  # int64 [N], number of the person shown, if known: one person's images are dependent
+    told: tuple[str, ...] = ()  # what was left out or assumed, in sentences
 
     def __post_init__(self) -> None:
         """Raise ValueError if the parts differ in length, or a split has no images."""

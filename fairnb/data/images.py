@@ -1,23 +1,31 @@
-"""Image files, in a folder or a zip, read singly. Pillow decodes: torchvision's decoders are deprecated since 0.29."""
+"""Image files, in a folder, a zip or Parquet, read singly. Pillow decodes: torchvision deprecates its decoders in 0.29."""
 
 from __future__ import annotations
 
+import bisect
+import contextlib
 import copy
+import functools
 import hashlib
 import io
+import itertools
 import os
+import threading
+import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from fairnb.run.messages import some
+
+ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"}  # of images
 
 
 class Images(Protocol):
@@ -43,6 +51,7 @@ class _Files(Images):
     """Image files, each read by itself at its own size."""
 
     block = 1
+    unlisted: Sequence[str]  # images that are there and in no row
 
     def __len__(self) -> int:
         return len(self.names)
@@ -53,18 +62,18 @@ class _Files(Images):
 
 
 class ImageFolder(_Files):
-    """Image files in one folder."""
+    """Image files in a folder and those below it."""
 
     def __init__(self, folder: Path, names: list[str]) -> None:
         self.folder, self.names, self.source = folder, names, str(folder)
-        _refuse_missing(names, {path.name for path in folder.iterdir()}, self.source)
+        self.files, self.unlisted = _find(names, list_files(folder), self.source)
 
     def __getitem__(self, index: int) -> Tensor:
-        return _decode((self.folder / self.names[index]).read_bytes())
+        return _decode((self.folder / self.files[index]).read_bytes())
 
     def fingerprint(self) -> str:
         """See `Images`."""
-        stats = ((name, (self.folder / name).stat()) for name in self.names)
+        stats = ((name, (self.folder / file).stat()) for name, file in zip(self.names, self.files, strict=True))
         return _digest(f"{name} {stat.st_size} {stat.st_mtime_ns}\n" for name, stat in stats)
 
 
@@ -77,16 +86,25 @@ class ImageZip(_Files):
             self.zip, self.opened_by = zipfile.ZipFile(path), os.getpid()
         except zipfile.BadZipFile as error:
             raise ValueError(f"{path} is not a whole zip file ({error}): was its download cut short?") from None
-        self.members = {Path(info.filename).name: info for info in self.zip.infolist() if not info.is_dir()}
-        _refuse_missing(names, self.members.keys(), self.source)
+        self.members = dict[str, zipfile.ZipInfo]()
+        for info in self.zip.infolist():
+            name = _name_in_zip(info)
+            if info.is_dir() or _hidden(name):
+                continue
+            if info.flag_bits & 1:
+                raise ValueError(f"{path} is encrypted: unpack it with its password, and give the folder")
+            if name in self.members:
+                raise ValueError(f"{path} holds {name} twice")
+            self.members[name] = info
+        self.files, self.unlisted = _find(names, self.members, self.source)
 
     def __getitem__(self, index: int) -> Tensor:
         if self.opened_by != os.getpid():  # a fork shares its parent's place in the file
             self.zip, self.opened_by = copy.copy(self.zip), os.getpid()  # keeps the directory, 0.25 GB for CelebA
             self.zip.fp = self.path.open("rb")
         try:
-            data = self.zip.read(self.members[self.names[index]])
-        except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+            data = self.zip.read(self.members[self.files[index]])
+        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
             raise ValueError(f"damaged in the zip: {error}") from None
         return _decode(data)
 
@@ -98,16 +116,106 @@ class ImageZip(_Files):
 
     def fingerprint(self) -> str:
         """See `Images`."""
-        return _digest(f"{name} {self.members[name].file_size} {self.members[name].CRC}\n" for name in self.names)
+        members = ((name, self.members[file]) for name, file in zip(self.names, self.files, strict=True))
+        return _digest(f"{name} {member.file_size} {member.CRC}\n" for name, member in members)
+
+
+class ImageParquet(_Files):
+    """Images as bytes in a column of Parquet files, as Hugging Face's hub has them; read a group of rows at a time."""
+
+    unlisted = ()
+
+    def __init__(self, places: list[tuple[Path, int]], column: str) -> None:
+        """`places` holds the file and the row there of each image; `column` is a struct of `bytes` and perhaps `path`."""
+        import pyarrow.parquet as pq
+
+        self.places, self.column = places, column
+        files = dict.fromkeys(path for path, _ in places)
+        self.source = some([path.name for path in files], 2)
+        ends = {path: pq.read_metadata(path) for path in files}
+        self.starts = {
+            path: list(itertools.accumulate((about.row_group(g).num_rows for g in range(about.num_row_groups)), initial=0))
+            for path, about in ends.items()
+        }
+        self.names = [f"{path.stem}:{row}" for path, row in places]
+        self._group = functools.lru_cache(2)(self._read_group)
+        self._turn = threading.Lock()
+
+    def _read_group(self, path: Path, group: int) -> Any:
+        import pyarrow.parquet as pq
+
+        return pq.ParquetFile(path).read_row_group(group, columns=[f"{self.column}.bytes"]).column(0)
+
+    def __getitem__(self, index: int) -> Tensor:
+        path, row = self.places[index]
+        group = bisect.bisect_right(self.starts[path], row) - 1
+        with self._turn:  # threads that decode neighbours wait for one reading
+            found = self._group(path, group)[row - self.starts[path][group]].as_py()
+        if not (found and found["bytes"]):
+            raise ValueError("no bytes in its row")
+        return _decode(found["bytes"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"places": self.places, "column": self.column}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def fingerprint(self) -> str:
+        """See `Images`."""
+        stats = [(path.name, path.stat()) for path in self.starts]
+        files = (f"{name} {stat.st_size} {stat.st_mtime_ns}\n" for name, stat in stats)
+        return _digest(itertools.chain(files, (f"{path.name} {row}\n" for path, row in self.places)))
+
+
+def list_files(folder: Path) -> Iterator[str]:
+    """Paths of the files below a folder, relative to it, through links, without hidden ones."""
+    seen = set[str]()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(here)) in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not _hidden(name))
+        below = os.path.relpath(here, folder)
+        yield from (name if below == "." else f"{below}/{name}" for name in files if not _hidden(name))
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name ends as an image's."""
+    return PurePosixPath(name).suffix.lower() in ENDINGS
+
+
+def _hidden(name: str) -> bool:
+    """Files that systems leave beside others: `__MACOSX/`, `._0001.jpg`, `.DS_Store`."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+def _name_in_zip(info: zipfile.ZipInfo) -> str:
+    name = info.filename
+    if not info.flag_bits & 0x800:  # zipfile took it for the code page of DOS
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode()
+    return name.replace("\\", "/")
 
 
 def _digest(lines: Iterable[str]) -> str:
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def _decode(data: bytes) -> Tensor:
+    """An image of 8 bits a channel, as a viewer shows it: turned upright, 16 bits of grey scaled."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data)) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.mode[0] in "IF":  # I;16 and its kin, 32 bits, floating point
+                values = np.asarray(image, dtype=np.float64)
+                if not (values.min() >= 0 and values.max() <= 65535):
+                    raise ValueError(f"grey values from {values.min():g} to {values.max():g}, not of 8 or 16 bits")
+                image = Image.fromarray((values / 257).round().astype(np.uint8))
             return torch.from_numpy(np.array(image.convert("RGB")))
     except UnidentifiedImageError:
         raise ValueError("not an image") from None  # Pillow's own message names a buffer
@@ -115,6 +223,55 @@ def _decode(data: bytes) -> Tensor:
         raise ValueError(str(error) or type(error).__name__) from None
 
 
-def _refuse_missing(names: list[str], present: set[str] | object, source: str) -> None:
-    if missing := [name for name in names if name not in present]:  # type: ignore[operator]
-        raise FileNotFoundError(f"{len(missing):,} of {len(names):,} images are missing from {source}: {some(missing)}")
+def _find(names: list[str], present: Iterable[str], source: str) -> tuple[list[str], list[str]]:
+    """The file of each name, as it is called there, and the images there that no name means.
+
+    A name may lack folders before it or have some too many, and differ in its ending (.png for .jpg), in case, or in how
+    accents are composed. FileNotFoundError if files are missing, ValueError if a name leaves the folder or means several.
+    """
+    present = list(present)
+    there = dict.fromkeys(present)
+    found = [name if name in there else None for name in names]
+    if None in found:
+        names = [_plain(name) for name in names]
+        files = [name for name in present if is_image(name) or not PurePosixPath(name).suffix]
+        depths = range(1 + max(name.count("/") for name in names))
+        tails: dict[str, list[str]] = {}
+        for file in files:
+            parts = _key(file).split("/")
+            for depth in depths[: len(parts)]:
+                tails.setdefault("/".join(parts[-1 - depth :]), []).append(file)
+        found = [name if name in there else _meant(name, tails, source) for name in names]
+    if missing := [name for name, file in zip(names, found, strict=True) if file is None]:
+        images = [name for name in present if is_image(name)]
+        holds = f"it holds {len(images):,} others: {some(images, 3)}" if images else "it holds no images"
+        raise FileNotFoundError(
+            f"{len(missing):,} of {len(names):,} images are missing from {source}: {some(missing)}; {holds}"
+        )
+    files = [file for file in found if file is not None]
+    meant = set(files)
+    return files, sorted(name for name in present if name not in meant and is_image(name))
+
+
+def _plain(name: str) -> str:
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"the image {name!r} leaves the dataset's folder: name it relative to that folder")
+    return str(path)
+
+
+def _key(name: str) -> str:
+    """A path without its ending, case and composition of accents."""
+    name = unicodedata.normalize("NFC", name).casefold()
+    return name.removesuffix(PurePosixPath(name).suffix) if is_image(name) else name
+
+
+def _meant(name: str, tails: dict[str, list[str]], source: str) -> str | None:
+    wanted = _key(name)
+    while wanted not in tails and "/" in wanted:
+        wanted = wanted.partition("/")[2]
+    files = tails.get(wanted, [])
+    exact = [file for file in files if file.endswith(name)] or files
+    if len(exact) > 1:
+        raise ValueError(f"{name} is there {len(exact)} times in {source}: {some(exact, 3)}")
+    return exact[0] if exact else None

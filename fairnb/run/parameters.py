@@ -52,9 +52,9 @@ class Part(BaseModel):
     def _as_its_type(cls, value: Any, field: Any) -> Any:
         """Read text as a list, and None or a path as text, where the type asks for it; refuse a truth value as a number."""
         wanted = cls.model_fields[field.field_name].annotation
-        if get_origin(wanted) is tuple and isinstance(value, str):
+        if get_origin(wanted) in (tuple, dict) and isinstance(value, str):
             try:
-                return yaml.load(value, yaml.BaseLoader) or ()
+                return yaml.load(value, yaml.BaseLoader) or ([] if get_origin(wanted) is tuple else {})
             except yaml.YAMLError:
                 return value
         if wanted is str and (value is None or isinstance(value, Path)):
@@ -76,15 +76,52 @@ class Part(BaseModel):
 class Data(Part):
     """Images, labels, and the groups that are compared."""
 
-    data: Literal["drawn", "celeba"] = _field("drawn", '"drawn" draws faces; "celeba" reads its layout')
-    data_root: str = _field("", "for celeba: folder of the dataset, relative to the project's root")
+    data: Literal["drawn", "celeba", "celebamask_hq", "fairface", "utkface", "lfw", "table"] = _field(
+        "drawn", '"drawn" draws faces; "table" reads a table of your own, others the layout of that dataset'
+    )
+    data_root: str = _field("", "folder of the dataset, relative to the project's root")
+    table: str = _field("", 'for table: its file in data_root; "" takes the one that lies there')
+    image: str = _field("", 'for table: column of image files, or of their bytes; "" finds file, image, image_id, path')
+    split: str = _field("", 'for table: column of splits; "" finds split, partition, or deals people by their names')
+    person: str = _field("", 'for table: column of the person shown; "" finds person, identity, celeb_id')
     drawn: tuple[int, int, int] = _field((6000, 2000, 3000), "for drawn: faces to train, validate and test on")
     drawn_seed: int = _field(0, "for drawn: another seed draws other people", ge=0, lt=2**63)
-    sensitive: str = _field("Male", "the attribute that splits people into groups")
-    targets: tuple[str, ...] = _field((), "attributes to predict; [] takes all but the sensitive one")
+    sensitive: str | tuple[str, ...] = _field("Male", "the attribute that splits people into groups, or several")
+    bins: dict[str, tuple[float, ...]] = _field({}, "where groups of numbers begin, such as {age: [0, 30, 60]}")
+    merge: dict[str, tuple[str, ...]] = _field({}, "groups to join: the new name, and the old ones")
+    min_images: int = _field(0, "images of a group in each split; groups with fewer are left out", ge=0)
+    missing: Literal["error", "drop", "negative"] = _field(
+        "error", 'of values: "drop" leaves such images out, "negative" counts labels as absent'
+    )
+    targets: tuple[str, ...] = _field((), "attributes to predict, numbers as Bald>0.5; [] takes all but the sensitive ones")
     max_images: int = _field(0, "most images of each split; 0 takes all", ge=0)
     not_analysed: tuple[str, ...] = _field((), "labels that are trained but neither searched nor averaged")
     min_positives: int = _field(8, "positives per group in validation and test for a label to be analysed", ge=1)
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The sensitive attributes."""
+        return (self.sensitive,) if isinstance(self.sensitive, str) else self.sensitive
+
+    @field_validator("sensitive", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        """Read text as a list where it is one; a list of one is that one."""
+        if isinstance(value, str) and value.startswith("["):
+            value = yaml.load(value, yaml.BaseLoader)
+        return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
+
+    @model_validator(mode="after")
+    def _groups(self) -> Self:
+        if not all(self.attributes) or len(set(self.attributes)) < len(self.attributes) or not self.attributes:
+            raise ValueError(f"sensitive={list(self.attributes)} must name each attribute once")
+        for name, edges in self.bins.items():
+            if len(edges) < 2 or sorted(set(edges)) != list(edges):
+                raise ValueError(f"bins: {name}={list(edges)} must be two numbers or more, each above the one before")
+        old = [word for words in self.merge.values() for word in words]
+        if twice := [word for word in old if old.count(word) > 1]:
+            raise ValueError(f"merge: {twice[0]!r} is joined twice")
+        return self
 
     @model_validator(mode="after")
     def _source(self) -> Self:
@@ -93,7 +130,7 @@ class Data(Part):
         if self.data == "drawn" and self.data_root:
             raise ValueError(f"data_root={self.data_root!r} is given, but data='drawn' reads no folder: say data=celeba")
         if self.data != "drawn" and not self.data_root:
-            raise ValueError(f"data={self.data!r} needs data_root, the folder in CelebA's layout (make book DATA=<folder>)")
+            raise ValueError(f"data={self.data!r} needs data_root, the dataset's folder (make book DATA=<folder>)")
         return self
 
 

@@ -11,12 +11,15 @@ from numbers import Integral
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from fairnb.data.drawn.people import CELEBA, Statistics, check_seed, draw_people, read_statistics
 from fairnb.data.drawn.portrait import ACCIDENTS, ATTRIBUTES, SMALLEST, draw_portraits
-from fairnb.data.faces import SPLITS, Faces, choose_labels
+from fairnb.data.faces import SPLITS, Faces
+from fairnb.data.labelling import labelled
+from fairnb.data.layouts import Annotated
 from fairnb.run.keys import seeded
 from fairnb.run.messages import some
 from fairnb.run.parameters import Data
@@ -88,11 +91,26 @@ def draw_pairs(seed: int = 0, height: int = 64, width: int = 64) -> dict[str, Te
     return pairs
 
 
+def draw(
+    images: Sequence[int], seed: int = 0, *, height: int = 64, width: int = 64, statistics: str | Path = CELEBA
+) -> Annotated:
+    """Draw the images and attributes of a dataset, see `draw_faces`."""
+    sizes = images if isinstance(images, Sequence) else [images]
+    if len(sizes) != len(SPLITS) or not all(isinstance(n, Integral) and n > 0 for n in sizes):
+        raise ValueError(f"drawn faces need an image or more for each of {', '.join(SPLITS)}: got {images!r}")
+    _refuse_small(height, width)
+    intensity, labels = draw_people(0, sum(images), seed, _drawable(statistics))
+    splits = torch.repeat_interleave(torch.tensor(images))  # 0, 0, …, 1, 1, …, 2, 2, …
+    split = splits[torch.randperm(len(splits), generator=seeded("splits of drawn faces", seed))]
+    table = pd.DataFrame(labels.numpy(), columns=ATTRIBUTES)
+    return Annotated(table, DrawnImages(intensity, seed, height, width), "the drawn faces", split.numpy(), binary=True)
+
+
 def draw_faces(
-    images: Sequence[int], seed: int = 0, *, sensitive: str = Data().sensitive, targets: Sequence[str] = (),
+    images: Sequence[int], seed: int = 0, *, sensitive: str | Sequence[str] = Data().sensitive, targets: Sequence[str] = (),
     height: int = 64, width: int = 64, statistics: str | Path = CELEBA,
 ) -> Faces:  # fmt: skip
-    """Draw a dataset of so many images to train, validate and test on, with the labels of `choose_labels`.
+    """Draw a dataset of so many images to train, validate and test on.
 
     The first people of a population are split at random. A person's portrait and labels depend only on the seed and the
     person's number; the split depends on the sizes too. `decode_images` redraws at its working size. `statistics` is a
@@ -100,18 +118,8 @@ def draw_faces(
 
     Raises ValueError for a split without images or any other invalid value, FileNotFoundError if the table is missing.
     """
-    sizes = images if isinstance(images, Sequence) else [images]
-    if len(sizes) != len(SPLITS) or not all(isinstance(n, Integral) and n > 0 for n in sizes):
-        raise ValueError(f"drawn faces need an image or more for each of {', '.join(SPLITS)}: got {images!r}")
-    _refuse_small(height, width)
-    kept, group_names = choose_labels(ATTRIBUTES, sensitive, targets)
-    intensity, labels = draw_people(0, sum(images), seed, _drawable(statistics))
-    splits = torch.repeat_interleave(torch.tensor(images))  # 0, 0, …, 1, 1, …, 2, 2, …
-    split = splits[torch.randperm(len(splits), generator=seeded("splits of drawn faces", seed))]
-    return Faces(
-        DrawnImages(intensity, seed, height, width), labels[:, kept], labels[:, ATTRIBUTES.index(sensitive)].long(), split,
-        tuple(ATTRIBUTES[column] for column in kept), group_names, sensitive,
-    )  # fmt: skip
+    found = draw(images, seed, height=height, width=width, statistics=statistics)
+    return labelled(found, Data(sensitive=sensitive, targets=targets))
 
 
 def _refuse_small(height: int, width: int) -> None:
