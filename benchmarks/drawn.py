@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/drawn.py [--real list_attr_celeba.txt] [--seeds 5]
 
 Times the drawing of 10,000 portraits; compares 20,000 people with CelebA's statistics (with `--real`, their correlations
-too). Then clones the checkout into a temporary folder, so that nothing trained earlier is found, runs `fairnb book` there,
+and the cells of Male and Young, for `results/cells.csv`). Then clones the checkout into a temporary folder, so that nothing trained earlier is found, runs `fairnb book` there,
 samples the memory of all its processes, and repeats the experiment with other faces and another seed each time, for the
 spread. Prints tables and exits 1 where a promise is not kept.
 """
@@ -11,11 +11,13 @@ spread. Prints tables and exits 1 where a promise is not kept.
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import pandas as pd
 import torch
 from measuring import Claim, at_most, verdict
 from phenomenon import every, phenomenon, swept
@@ -23,7 +25,11 @@ from photographs import book
 
 from fairnb.data import decode_images, draw_faces
 from fairnb.data.drawn.people import draw_people, read_statistics
+from fairnb.data.drawn.portrait import ATTRIBUTES
 from fairnb.data.layouts import read_attributes
+from fairnb.run.files import save_table
+
+ROOT = Path(__file__).parents[1]
 
 
 def main() -> int:
@@ -73,7 +79,24 @@ def people(real: Path | None) -> list[Claim]:
         first, second = torch.triu_indices(len(table.names), len(table.names), 1)
         drawn, counted = (torch.corrcoef(each.double().T)[first, second] for each in (labels, values))
         claims.append(at_most("pairwise phi, mean absolute difference", float((drawn - counted).abs().mean()), 0.02))
+        claims.append(at_most("share of a label in a cell of Male and Young, mean difference", cells(values, labels), 0.02))
     return claims
+
+
+def cells(real: torch.Tensor, drawn: torch.Tensor) -> float:
+    """Write `results/cells.csv`, the four cells of Male and Young; the mean difference of labels' shares over all of them."""
+    male, young = ATTRIBUTES.index("Male"), ATTRIBUTES.index("Young")
+    others, rows = [i for i in range(len(ATTRIBUTES)) if i not in (male, young)], []
+    for sex, age in itertools.product((False, True), repeat=2):
+        own = [each[(each[:, male] == sex) & (each[:, young] == age)] for each in (real, drawn)]
+        off = (own[0][:, others].double().mean(0) - own[1][:, others].double().mean(0)).abs()
+        shares = {name: len(part) / len(each) for name, part, each in zip(("real", "drawn"), own, (real, drawn), strict=True)}
+        name = f"{('female', 'male')[sex]}, {('not Young', 'Young')[age]}"
+        rows.append({"cell": name, **shares, "mean difference": float(off.mean()), "largest difference": float(off.max())})
+    table = pd.DataFrame(rows)
+    save_table(ROOT / "results" / "cells.csv", table.round(4))
+    print(f"\n{table.round(4).to_string(index=False)}")
+    return float(table["mean difference"].mean())
 
 
 if __name__ == "__main__":

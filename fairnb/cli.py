@@ -1,4 +1,4 @@
-"""The command `fairnb`: run chapters, render the book, fetch CelebA."""
+"""The command `fairnb`: look at data, run chapters, sweep and compare runs, render the book."""
 
 from __future__ import annotations
 
@@ -83,6 +83,8 @@ def train(params: Params = None, p: Assign = None, run: Name = None) -> None:
 
     given = record.parameters
     experiment = Experiment(record, join_group(given.device, given.precision, given.devices, given.num_nodes))
+    for line in experiment.faces.told if experiment.leads else ():
+        typer.echo(line)
     base = experiment.base_model()
     experiment.features()
     if experiment.leads:
@@ -146,7 +148,7 @@ def compare(
         found = [(METHODS_COMPARED, compare(runs, say=typer.echo))]
     for name, evidence in found:
         typer.echo(f"\n{name}\n" if len(found) > 1 else "", nl=len(found) > 1)
-        _print(evidence, settings=name != METHODS_COMPARED)
+        _print(evidence, settings=bool(swept) and "comparison" in swept[0].table and name != METHODS_COMPARED)
     if publish is not None:
         write_results(publish, runs, dict(found))
 
@@ -162,6 +164,34 @@ def _print(evidence: Any, *, settings: bool) -> None:
     worse = evidence.changes[evidence.changes.worsened] if len(evidence.changes) else evidence.changes
     for row in worse.itertuples():
         typer.echo(f"{row.method} worsens {row.label}: UEI +{row.change:.3f} ({row.low:.3f} to {row.high:.3f})")
+
+
+@app.command()
+@with_errors
+def data(
+    folder: Annotated[Path, typer.Argument(help="Folder with images and annotations.")],
+    p: Assign = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Where the page of examples goes; by default FOLDER's name.html.")
+    ] = None,
+) -> None:
+    """Tell what a folder is taken for: splits, groups, labels, gaps; and write a page of examples."""
+    from fairnb.book import overview
+    from fairnb.run.parameters import Data, read
+
+    given, faces = overview.look(folder, read(None, p or []))
+    typer.echo(f"{folder} is read as {given.data}: {len(faces):,} images, {len(faces.label_names)} labels")
+    for line in faces.told:
+        typer.echo(f"- {line}")
+    for table in (overview.counts(faces), overview.labels(faces)):
+        typer.echo("\n" + table.to_string(index=False, float_format="{:.3f}".format))
+    page = page or Path(f"{folder.resolve().name}.html")
+    overview.save_page(page, given, faces)
+    differ = {name: value for name, value in given if value != Data.model_fields[name].default}
+    if not any("missing" in line for line in faces.told):
+        differ.pop("missing", None)
+    words = " ".join(f"-p '{name}={value}'" for name, value in differ.items())
+    typer.echo(f"\nexamples are in {page}; begin with: fairnb book {words} --run {folder.resolve().name}")
 
 
 @app.command()

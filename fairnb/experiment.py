@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -147,6 +148,23 @@ class Experiment:
                         save_features(path, features)
             return features
         return load_features(path)
+
+    def regrouped(self, *sensitive: str) -> tuple[Faces, dict[str, Features], Tensor]:
+        """This run's dataset and features with groups by other attributes, and the labels to judge there, bool [L].
+
+        A label is judged if it is analysed here, is none of these attributes, and has enough positives in each group.
+        ValueError, as of `open_dataset`, or if images are left out, such as those of small groups.
+        """
+        given = self.parameters
+        targets = [name for name in given.targets if name not in sensitive]
+        faces = open_dataset(given.part(Data).but(sensitive=sensitive, targets=targets), project_root())
+        if faces.images.names != self.faces.images.names:
+            raise ValueError(f"by {faces.sensitive} the images are others than this run's: {'; '.join(faces.told)}")
+        enough = faces.analysed([name for name in given.not_analysed if name not in sensitive], given.min_positives)
+        judged = {name for name, kept in zip(faces.label_names, enough.tolist(), strict=True) if kept}
+        size, own = len(faces.group_names), self.features()
+        features = {split: replace(part, group=faces.group[faces.rows(split)], groups=size) for split, part in own.items()}
+        return faces, features, self.analysed & torch.tensor([name in judged for name in self.faces.label_names])
 
     def problem(self, *, both_layers: bool = False, device: str = "cpu", saved: Path | None = None) -> Problem:
         """The problem that methods solve: this run's validation features, heads and labels."""

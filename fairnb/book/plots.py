@@ -239,6 +239,19 @@ def trade_off(table: pd.DataFrame, accuracy: float, uei: float) -> Figure:
     return figure
 
 
+def by_cell(table: pd.DataFrame, value: str, title: str) -> Figure:
+    """A row per group and a dot per model, from columns model, group and `value`, which `title` describes."""
+    models, groups = table.model.unique(), list(table.group.unique())
+    figure, axis = plt.subplots(figsize=(7, 1.2 + 0.12 * len(models) * len(groups)), layout="constrained")
+    for k, (model, colour, marker) in enumerate(zip(models, cycle(PALETTE), cycle("oDs^v"), strict=False)):
+        rows = table[table.model == model].set_index("group")[value].reindex(groups)
+        place = np.arange(len(groups)) + (k - (len(models) - 1) / 2) * 0.7 / len(models)
+        axis.plot(rows, place, marker, color=colour, markersize=5, label=words(model))
+    axis.set(xlabel=title, xlim=(0, None))
+    _finish(figure, list(map(words, groups)), ncols=1, fontsize="small")
+    return figure
+
+
 def _from_zero(axis: plt.Axes) -> None:
     """Begin the axis at 0, with room for a whole marker there."""
     axis.set_xlim(left=-0.03 * axis.get_xlim()[1])

@@ -6,7 +6,7 @@ the current run, words are chosen by the run's numbers: `verdict`, `counted`, `o
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -58,6 +58,11 @@ def counted(number: int, noun: str = "label") -> str:
 def out_of(number: int, total: int, one: str = "has", more: str = "have") -> str:
     """The beginning of a sentence: "None of 30 labels has", "One of 30 labels has", "Two of 30 labels have"."""
     return f"{spelled(number).capitalize()} of {counted(total)} {one if number < 2 else more}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence: "a", "a and b", "a, b and c"."""
+    return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), names[-1]])
 
 
 def of_recipe(measured: dict[str, Any], run: dict[str, Any]) -> str:

@@ -151,7 +151,9 @@ def utkface(root: Path, data: Data) -> Annotated:
     table = pd.DataFrame(rows, columns=["age", "gender", "race"], index=range(1, len(rows) + 1))
     told = (f"{len(broken):,} names lack a field and are left out: {some(broken)}",) if broken else ()
     names = [name for name, _ in kept]
-    return Annotated(table, ImageFolder(root, names), "the file names", told=told, dealt_by=names)
+    images = ImageFolder(root, names)
+    images.unlisted = []  # they are told
+    return Annotated(table, images, "the file names", told=told, dealt_by=names)
 
 
 @_layout("lfw_attributes.txt")

@@ -19,7 +19,7 @@ from fairnb.evidence.outcome import Outcome
 from fairnb.evidence.weigh import DIGITS, DRAWS, Evidence, weigh
 from fairnb.metrics import accuracy, chance_index, underestimation_index
 from fairnb.run.files import load_json, save_json, save_table
-from fairnb.run.parameters import Data
+from fairnb.run.parameters import Data, Parameters
 from fairnb.run.record import MOVABLE, load_run
 
 FEWER_DRAWS = 2000  # for comparisons of settings, whose single labels nobody looks at
@@ -78,19 +78,27 @@ class Swept:
         """Notes of the sweep's file for the provenance."""
         return load_json(self.folder / "sweep.json")["about"]
 
+    @cached_property
+    def datasets(self) -> dict[str, list[Path]]:
+        """Folders of the runs of each dataset, named by the values that differ; the name of a single one is "methods"."""
+        given = {folder: Parameters(**load_run(folder)["parameters"]).part(Data) for folder in self.runs}
+        names = sorted(Data.names() - {"min_positives", "not_analysed"})
+        differ = [name for name in names if len({str(getattr(one, name)) for one in given.values()}) > 1]
+        found: dict[str, list[Path]] = {}
+        for folder, one in given.items():
+            values = [getattr(one, name) for name in differ]
+            words = [" and ".join(map(str, value)) if isinstance(value, tuple) else str(value) for value in values]
+            found.setdefault(", ".join(words) or METHODS_COMPARED, []).append(folder)
+        return found
+
     def evidence(self, more: Callable[[Run], list[Outcome]] = lambda _: []) -> Iterator[tuple[str, Evidence]]:
         """Each comparison of the sweep by name, or its methods where it has none, once for each dataset.
 
         `more` adds outcomes of a run to those of its methods.
         """
         if "comparison" not in self.table:
-            groups: dict[str, list[Path]] = {}
-            for folder in self.runs:
-                given = load_run(folder)["parameters"]
-                own = {name: given[name] for name in sorted(Data.names()) if name not in ("min_positives", "not_analysed")}
-                groups.setdefault(str(own), []).append(folder)
-            for folders in groups.values():
-                yield METHODS_COMPARED, compare(folders)
+            for name, folders in self.datasets.items():
+                yield name, compare(folders)
             return
         runs = {folder: read_run(folder) for folder in self.runs}
         analysed = torch.stack([run.analysed for run in runs.values()]).all(0)
@@ -102,7 +110,8 @@ class Swept:
         first = next(iter(runs.values()))
         truth = first.features["test"].of_labels(analysed)
         names = [name for name, kept in zip(first.labels, analysed.tolist(), strict=True) if kept]
-        for name, rows in self.table.groupby("comparison", sort=False):
+        for comparison, rows in self.table.groupby("comparison", sort=False):
+            name = str(comparison)
             places = zip(rows.run, rows.method, rows.setting, strict=True)
             compared = [replace(found[self.folder.parent / run][method], method=setting) for run, method, setting in places]
             draws = DRAWS if name == METHODS_COMPARED else FEWER_DRAWS
@@ -110,7 +119,7 @@ class Swept:
                 plain = (run for run in runs.values() if not run.parameters["mitigation"])
                 seeds = {run.parameters["seed"]: run for run in plain}
                 compared += [one for run in seeds.values() for one in more(run)]
-            yield str(name), weigh(compared, truth, names, reference=rows.setting.iloc[0], draws=draws)
+            yield name, weigh(compared, truth, names, reference=rows.setting.iloc[0], draws=draws)
 
     def differences(self, evidence: dict[str, Evidence]) -> pd.DataFrame:
         """The difference of each setting from the one that it is compared with: `ablation_differences.csv`."""
@@ -127,10 +136,15 @@ def publish(folder: Path, sources: Sequence[Path], evidence: dict[str, Evidence]
     """Write results with their provenance: of plain runs, or of a sweep, whose evidence is given by comparison.
 
     `folder` receives methods.csv, changes.csv and differences.csv of the comparison of methods, ablations.csv and
-    ablation_differences.csv of the others, and provenance.json. Files of comparisons that are not here stay. `data` says
-    what the results are of, unless the sweep's file does.
+    ablation_differences.csv of the others, and provenance.json; of a sweep over several datasets, a folder for each does.
+    Files of comparisons that are not here stay. `data` says what the results are of, unless the sweep's file does.
     """
     swept = [Swept(path) for path in sources if not (path / "run.json").exists()]
+    for one in swept:
+        if "comparison" not in one.table and len(one.datasets) > 1:
+            for name, folders in one.datasets.items():
+                publish(folder / name, folders, {METHODS_COMPARED: evidence[name]}, data=one.about.get("data", data))
+            return
     runs = [run for one in swept for run in one.runs] + [path for path in sources if (path / "run.json").exists()]
     folder.mkdir(parents=True, exist_ok=True)
     if METHODS_COMPARED in evidence:
