@@ -2,10 +2,10 @@
 
     .venv/bin/python benchmarks/drawn.py [--real list_attr_celeba.txt] [--seeds 5]
 
-Times the drawing of 10,000 portraits; compares 20,000 people with CelebA's statistics (with `--real`, their correlations
-and the cells of Male and Young, for `results/cells.csv`). Then clones the checkout into a temporary folder, so that nothing trained earlier is found, runs `fairnb book` there,
-samples the memory of all its processes, and repeats the experiment with other faces and another seed each time, for the
-spread. Prints tables and exits 1 where a promise is not kept.
+Times the drawing of 10,000 portraits; compares 20,000 people with CelebA's statistics (with `--real`, their correlations and
+the cells of Male and Young too, for `results/cells.csv`). Then clones the checkout into a temporary folder, so that nothing
+trained earlier is found, runs `fairnb book` there, samples the memory of all its processes, and repeats the experiment with
+other faces and another seed each time, for the spread. Prints tables and exits 1 where a promise is not kept.
 """
 
 from __future__ import annotations
@@ -84,13 +84,15 @@ def people(real: Path | None) -> list[Claim]:
 
 
 def cells(real: torch.Tensor, drawn: torch.Tensor) -> float:
-    """Write `results/cells.csv`, the four cells of Male and Young; the mean difference of labels' shares over all of them."""
+    """Write `results/cells.csv`, the four cells of Male and Young; the mean difference of labels' shares."""
     male, young = ATTRIBUTES.index("Male"), ATTRIBUTES.index("Young")
     others, rows = [i for i in range(len(ATTRIBUTES)) if i not in (male, young)], []
     for sex, age in itertools.product((False, True), repeat=2):
         own = [each[(each[:, male] == sex) & (each[:, young] == age)] for each in (real, drawn)]
         off = (own[0][:, others].double().mean(0) - own[1][:, others].double().mean(0)).abs()
-        shares = {name: len(part) / len(each) for name, part, each in zip(("real", "drawn"), own, (real, drawn), strict=True)}
+        shares = {
+            name: len(part) / len(each) for name, part, each in zip(("real", "drawn"), own, (real, drawn), strict=True)
+        }
         name = f"{('female', 'male')[sex]}, {('not Young', 'Young')[age]}"
         rows.append({"cell": name, **shares, "mean difference": float(off.mean()), "largest difference": float(off.max())})
     table = pd.DataFrame(rows)

@@ -209,7 +209,14 @@ def test_every_layout_goes_through_the_chapters(tmp_path, monkeypatch, make_fold
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     monkeypatch.chdir(tmp_path)
-    small = {"epochs": 1, "min_positives": 1, "particles": 6, "iterations": 3, "image_size": 24, "resize": 24}
+    small: dict[str, object] = {
+        "epochs": 1,
+        "min_positives": 1,
+        "particles": 6,
+        "iterations": 3,
+        "image_size": 24,
+        "resize": 24,
+    }
     small |= {"batch_size": 12, "hidden": 16, "run": "r", "data_root": "data", "backbone": RECIPE.backbone}
     folder = run_chapters(tmp_path, ["1", "2", "3", "4", "5"], small | given)
     assert len(list(folder.glob("0[1-5]_*.ipynb"))) == 5

@@ -219,6 +219,7 @@ def test_numbers_become_labels_by_a_threshold(tmp_path):
     faces = opened(tmp_path, targets=["Bald>0.5"])
     assert faces.label_names == ("Bald>0.5",)
     assert faces.labels[:, 0].tolist() == [i > 100 for i in range(160)]
+    assert opened(tmp_path, targets=["Bald>0", "Bald>0.5"]).label_names == ("Bald>0", "Bald>0.5")
     with pytest.raises(ValueError, match=r"Bald cannot be a label: it holds numbers: .*\(Bald>0\)"):
         opened(tmp_path, targets=["Bald"])
     with pytest.raises(ValueError, match=r"Smiling>0: Smiling holds words \(no, yes\)"):

@@ -58,7 +58,7 @@ class _Attributes:
         if both := [name for name in wanted if name in data.attributes]:
             raise ValueError(f"{both[0]!r} is sensitive: it cannot also be a target")
         self.names = [name for name in names if name not in data.attributes and (not wanted or name in wanted)]
-        self.specs = {name: spec for name, spec in zip(wanted, data.targets, strict=True)}
+        self.specs = {name: [spec for one, spec in zip(wanted, data.targets, strict=True) if one == name] for name in wanted}
         if not self.names:
             raise ValueError(f"there is no label to predict beside {' and '.join(map(repr, data.attributes))}")
         if odd := [name for name in data.bins if name not in names]:
@@ -101,16 +101,14 @@ class _Attributes:
         column = self.column(name)
         if name in self.data.bins:
             return self._binned(column)
-        if self._yes_or_no(column):
+        above = self.found.above
+        if above is not None or self._yes_or_no(column):
             words = ["female", "male"] if name == "Male" else [f"not {name}", name]  # the paper's words for Male
-            return Column(name, column.yes().astype(int), words)
-        if column.numbers is not None:
-            if self.found.above is not None:
-                words = ["female", "male"] if name == "Male" else [f"not {name}", name]
-                return Column(name, column.yes(self.found.above).astype(int), words)
-            if len(column.words) > MOST_WORDS or any("." in word for word in column.words):
-                raise ValueError(f"{name} holds numbers: say where its groups begin, such as bins={{{name}: [0, 30, 60]}}")
-        if len(column.words) > MOST_WORDS:
+            return Column(name, column.yes(above).astype(int), words)
+        many = len(column.words) > MOST_WORDS
+        if column.numbers is not None and (many or any("." in word for word in column.words)):
+            raise ValueError(f"{name} holds numbers: say where its groups begin, such as bins={{{name}: [0, 30, 60]}}")
+        if many:
             raise ValueError(f"{name} holds {len(column.words):,} different words: too many for groups")
         return column.ordered()
 
@@ -137,13 +135,14 @@ class _Attributes:
         """Names and values of the labels: int8 [N, L], 1 for yes, 0 for no, −1 where missing."""
         found: dict[str, np.ndarray] = {}
         for name in self.names:
-            found |= self._labels(name, told)
+            for spec in self.specs.get(name, [name]):
+                found |= self._labels(name, spec, told)
         if not found:
             raise ValueError(f"none of {some(self.names)} can be a label: {told[-1]}")
         return list(found), np.stack(list(found.values()), axis=1)
 
-    def _labels(self, name: str, told: list[str]) -> dict[str, np.ndarray]:
-        column, spec = self.column(name), self.specs.get(name, name)
+    def _labels(self, name: str, spec: str, told: list[str]) -> dict[str, np.ndarray]:
+        column = self.column(name)
         above = self.named(spec)[1] if spec != name else self.found.above
         if above is not None:
             if column.numbers is None:
@@ -217,10 +216,8 @@ def _large(group: Column, split: np.ndarray, keep: np.ndarray, data: Data, told:
         )
     left = [word for i, word in enumerate(group.words) if i not in small]
     if len(left) < 2:
-        raise ValueError(
-            f"{' and '.join(data.attributes)}: groups to compare are wanted, and there is {some(left) or 'none'}"
-        )
-    for i in (i for i in range(len(group.words)) if i not in small):
+        raise ValueError(f"{' and '.join(data.attributes)}: two groups are needed, and there is {some(left) or 'none'}")
+    for i in sorted(set(range(len(group.words))) - set(small)):
         if empty := [name for name, n in zip(SPLITS, counts, strict=True) if n[i] == 0 and n.any()]:
             raise ValueError(
                 f"no image of the group {group.words[i]!r} is in {', '.join(empty)}: leave out groups with few images by "
