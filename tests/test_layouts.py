@@ -109,7 +109,8 @@ def make_hub(root: Path, sizes: tuple[int, ...] = (96, 48, 48)) -> Path:
 def make_table(root: Path, n: int = 160, name: str = "faces.csv", **columns: list[object]) -> Path:
     """A table of one's own, by default with two groups and one label, and its images."""
     given: dict[str, object] = {"file": [f"images/{i}.jpg" for i in range(n)], "Male": [i % 2 for i in range(n)]}
-    given |= {"Smiling": [("no", "yes")[i % 3 > 0] for i in range(n)]} | columns
+    given |= {"Smiling": [("no", "yes")[i % 3 > 0] for i in range(n)]}
+    given |= columns
     put(root / name, pd.DataFrame(given).to_csv(index=False))
     for i in range(n):
         put(root / "images" / f"{i}.jpg", picture(i))

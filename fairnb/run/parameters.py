@@ -12,6 +12,7 @@ YAML, the command line, papermill or a notebook is read as its parameter's type 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, Self, TypeVar, get_args, get_origin
 
 import yaml
@@ -351,7 +352,8 @@ def describe(name: str) -> tuple[str, str, str]:
     """A parameter's type and range in words, its default as in YAML, and its description."""
     field = Parameters.model_fields[name]
     kinds: dict[Any, str] = {int: "whole number", float: "number", bool: "true or false", str: "word"}
-    kind = kinds.get(field.annotation, "list")
+    forms: dict[Any, str] = {dict: "names with values", UnionType: "word or list"}
+    kind = kinds.get(field.annotation) or forms.get(get_origin(field.annotation), "list")
     if get_origin(field.annotation) is Literal:
         kind = ", ".join(option or '""' for option in get_args(field.annotation))
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
