@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import platform
+import re
 import resource  # not on Windows, where make is not either
 import subprocess
 import sys
@@ -148,6 +149,15 @@ class Experiment:
                         save_features(path, features)
             return features
         return load_features(path)
+
+    def another_attribute(self) -> str:
+        """A label to split the groups by: Young, or else the one that splits all people most evenly; ValueError if none."""
+        names, shares = self.faces.label_names, self.faces.labels.double().mean(0)
+        even = [names[i] for i in (shares - 0.5).abs().argsort(stable=True).tolist()]
+        plain = [name for name in even if not re.search("[=>]", name)]  # others were made of words or numbers
+        if not plain:
+            raise ValueError("no label is an attribute by itself: say crossed=…, another column that makes groups")
+        return "Young" if "Young" in plain else plain[0]
 
     def regrouped(self, *sensitive: str) -> tuple[Faces, dict[str, Features], Tensor]:
         """This run's dataset and features with groups by other attributes, and the labels to judge there, bool [L].

@@ -121,6 +121,7 @@ def test_a_run_is_looked_at_by_other_groups(tmp_path):
     make_celeba(tmp_path / "data")
     given = RECIPE.model_dump() | {"data": "celeba", "data_root": str(tmp_path / "data"), "min_positives": 1, "epochs": 1}
     experiment = Experiment.open("one", runs=tmp_path / "runs", **given)
+    assert experiment.another_attribute() == "Young"
     faces, features, judged = experiment.regrouped("Male", "Young")
     assert faces.group_names[3] == "male, Young"
     own = experiment.features()["test"]

@@ -262,7 +262,7 @@ class Pages(Part):
     swarm_size: int = _field(100, "particles of the swarms that are taken apart", ge=1)
     swarm_steps: int = _field(249, "their iterations after the start", ge=1)
     swarm_seeds: int = _field(5, "swarms that fly at once, each from a start of its own", ge=1)
-    crossed: str = _field("Young", "another attribute, which splits the groups once more")
+    crossed: str = _field("", 'another attribute that splits the groups; "" takes Young, or the one that does most evenly')
     sweep_seeds: int = _field(3, "seeds of the searches in the sweep", ge=1)
     women: int = _field(6000, "people in the first group of the worked example", ge=1)
     men: int = _field(4000, "people in its second group", ge=1)
