@@ -399,6 +399,7 @@ def test_a_row_that_repeats_an_image_is_told(tmp_path):
 
 # ------------------------------------------------------------------ any table
 
+DAMAGE = ['"', ",", "\n", "\r", "\0", "\ufeff", ";", "\t", "../", "-", "x.jpg"]
 WORD = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1, max_size=8).map(str.strip)
 
 
@@ -417,3 +418,21 @@ def test_any_table_is_read_as_it_was_written(tmp_path_factory, names, rows, sepa
     read = read_table(path, separator)
     assert list(read) == header
     assert [[str(word).strip() for word in row] for row in read.to_numpy().tolist()] == written
+
+
+@settings(max_examples=150, deadline=None)
+@given(place=st.floats(0, 1), length=st.integers(0, 3), put_in=st.one_of(st.text(max_size=3), st.sampled_from(DAMAGE)))
+def test_a_damaged_table_is_read_or_refused_in_a_line(tmp_path_factory, place, length, put_in):
+    root = tmp_path_factory.getbasetemp() / "damaged"
+    if not root.exists():
+        make_table(root)
+        shutil.copy(root / "faces.csv", root / "whole.txt")
+    text = (root / "whole.txt").read_text()
+    at = int(place * len(text))
+    (root / "faces.csv").write_bytes((text[:at] + put_in + text[at + length :]).encode(errors="surrogatepass"))
+    try:
+        faces = opened(root)
+    except (ValueError, FileNotFoundError) as error:
+        assert "\n" not in str(error)  # noqa: PT017
+    else:
+        assert len(faces) == 160 or any("in no row" in line for line in faces.told)
