@@ -23,6 +23,7 @@ from PIL import Image
 from fairnb.data import Data, decode_images, open_dataset
 from fairnb.data.layouts import LAYOUTS, deal, layout_of
 from fairnb.data.table import read_table
+from tests.conftest import make_celeba
 
 RACES = ("East Asian", "Indian", "Black", "White", "Middle Eastern", "Latino_Hispanic", "Southeast Asian")
 
@@ -300,6 +301,35 @@ def test_every_pixel_format_is_shown_as_a_viewer_shows_it(tmp_path, mode):
     expected = (np.arange(672).reshape(28, 24) * 97 / 257).round() if grey else np.full((28, 24), 204)
     assert np.abs(seen[..., 0].numpy().astype(int) - expected).max() <= 1
     assert torch.equal(seen[..., 0], seen[..., 2])
+
+
+def test_transparent_pictures_lie_on_white_and_numbers_that_are_no_grey_are_refused(tmp_path):
+    make_table(tmp_path)
+    before = (tmp_path / "images" / "3.jpg").read_bytes()
+    (tmp_path / "images" / "3.jpg").unlink()
+    Image.new("RGBA", (24, 28), (200, 0, 0, 0)).save(tmp_path / "images" / "3.png")
+    assert int(opened(tmp_path).images[3].min()) == 255
+    (tmp_path / "images" / "3.png").unlink()
+    Image.fromarray(np.full((28, 24), 0.5, dtype=np.float32)).save(tmp_path / "images" / "3.tiff")
+    with pytest.raises(ValueError, match=r"grey values from 0.5 to 0.5 in mode F"):
+        opened(tmp_path).images[3]
+    (tmp_path / "images" / "3.tiff").unlink()
+    put(tmp_path / "images" / "3.jpg", before[: len(before) // 2])
+    with pytest.raises(ValueError, match=r"1 of 160 images cannot be decoded: images/3.jpg"):
+        decode_images(opened(tmp_path).images, 24, tmp_path / "cache")
+
+
+def test_celebas_files_may_have_changed_their_separators(tmp_path):
+    before = opened(make_celeba(tmp_path), "celeba")
+    official = (tmp_path / "list_attr_celeba.txt").read_text()
+    lines = [line.split() for line in official.splitlines()[1:]]
+    put(tmp_path / "list_attr_celeba.txt", "\n".join(",".join(line) for line in [["image_id", *lines[0]], *lines[1:]]))
+    assert opened(tmp_path, "celeba").fingerprint() == before.fingerprint()
+    put(tmp_path / "list_attr_celeba.txt", "\n".join(official.splitlines()[1:]))  # without the number of rows
+    assert opened(tmp_path, "celeba").fingerprint() == before.fingerprint()
+    (tmp_path / "list_attr_celeba.txt").write_bytes(official.replace("Bald", "Kähl").encode("latin-1"))
+    with pytest.raises(ValueError, match=r"list_attr_celeba.txt, line 2: neither UTF-8 nor UTF-16: save the table in UTF-8"):
+        opened(tmp_path, "celeba")
 
 
 # ------------------------------------------------------------------ groups

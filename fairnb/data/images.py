@@ -207,15 +207,19 @@ def _digest(lines: Iterable[str]) -> str:
 
 
 def _decode(data: bytes) -> Tensor:
-    """An image of 8 bits a channel, as a viewer shows it: turned upright, 16 bits of grey scaled."""
+    """An image of 8 bits a channel, as a viewer shows it: turned upright, 16 bits of grey scaled, transparency on white."""
     try:
         with Image.open(io.BytesIO(data)) as opened:
             image = ImageOps.exif_transpose(opened)
             if image.mode[0] in "IF":  # I;16 and its kin, 32 bits, floating point
                 values = np.asarray(image, dtype=np.float64)
-                if not (values.min() >= 0 and values.max() <= 65535):
-                    raise ValueError(f"grey values from {values.min():g} to {values.max():g}, not of 8 or 16 bits")
-                image = Image.fromarray((values / 257).round().astype(np.uint8))
+                low, high = values.min(), values.max()
+                if image.mode == "F" or low < 0 or high > 65535:
+                    raise ValueError(f"grey values from {low:g} to {high:g} in mode {image.mode}, not of 8 or 16 bits")
+                scale = 1 if image.mode == "I" and high <= 255 else 257
+                image = Image.fromarray((values / scale).round().astype(np.uint8))
+            if image.has_transparency_data:  # on white
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
             return torch.from_numpy(np.array(image.convert("RGB")))
     except UnidentifiedImageError:
         raise ValueError("not an image") from None  # Pillow's own message names a buffer

@@ -7,7 +7,6 @@ Belhumeur and Nayar, ICCV 2009.
 
 from __future__ import annotations
 
-import codecs
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from fairnb.data.images import ImageFolder, ImageParquet, Images, ImageZip, is_image, list_files
-from fairnb.data.table import column_of, named, read_rows, read_table
+from fairnb.data.table import column_of, named, read_rows, read_table, read_text
 from fairnb.run.messages import some, unknown
 from fairnb.run.parameters import Data
 
@@ -278,12 +277,12 @@ def read_attributes(file: Path) -> pd.DataFrame:
 
 
 def _official(file: Path) -> pd.DataFrame:
-    first = file.open("rb").readline().removeprefix(codecs.BOM_UTF8).split()
-    counted = len(first) == 1
-    header, rows = read_rows(file, " ", skip=int(counted))
-    table = named(file.name, header, rows)
-    if counted and first[0].decode() != str(len(table)):
-        raise ValueError(f"{file.name} says {first[0].decode()} rows and has {len(table):,}: was it cut short?")
+    first = read_text(file)[:100].partition("\n")[0].strip()
+    if "," in first or ";" in first:  # a CSV by another name
+        return read_table(file)
+    table = named(file.name, *read_rows(file, " ", skip=int(first.isdecimal())))
+    if first.isdecimal() and int(first) != len(table):
+        raise ValueError(f"{file.name} says {first} rows and has {len(table):,}: was it cut short?")
     return table
 
 

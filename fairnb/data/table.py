@@ -60,7 +60,7 @@ def read_rows(path: Path, separator: str | None = None, *, skip: int = 0) -> tup
         lines[numbers[0]] = lines[numbers[0]].lstrip("# \t")
     if separator is None:
         counts = Counter(letter for letter in lines[numbers[0]] if letter in SEPARATORS)
-        separator = counts.most_common(1)[0][0] if counts else ("," if path.suffix == ".csv" else " ")
+        separator = counts.most_common(1)[0][0] if counts else (" " if " " in lines[numbers[0]].strip() else ",")
     first, second = (len(lines[number].split()) for number in (numbers * 2)[:2])
     if separator == " " and second == first + 1:  # CelebA's first line leaves out the images
         lines[numbers[0]] = f"image {lines[numbers[0]]}"
