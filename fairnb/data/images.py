@@ -277,5 +277,5 @@ def _meant(name: str, tails: dict[str, list[str]], source: str) -> str | None:
     files = tails.get(wanted, [])
     exact = [file for file in files if file.endswith(name)] or files
     if len(exact) > 1:
-        raise ValueError(f"{name} is there {len(exact)} times in {source}: {some(exact, 3)}")
+        raise ValueError(f"{name} means several images in {source}: {some(exact, 3)}; keep one")
     return exact[0] if exact else None
