@@ -6,6 +6,7 @@ import csv
 import io
 import random
 import shutil
+import unicodedata
 import zipfile
 from pathlib import Path
 from typing import get_args
@@ -317,6 +318,36 @@ def test_transparent_pictures_lie_on_white_and_numbers_that_are_no_grey_are_refu
     put(tmp_path / "images" / "3.jpg", before[: len(before) // 2])
     with pytest.raises(ValueError, match=r"1 of 160 images cannot be decoded: images/3.jpg"):
         decode_images(opened(tmp_path).images, 24, tmp_path / "cache")
+
+
+def test_pictures_are_turned_upright_and_links_and_accents_followed(tmp_path):
+    make_table(tmp_path)
+    note = Image.Exif()
+    note[0x0112] = 6  # turn by 90 degrees to see it upright
+    upright = Image.fromarray(np.repeat(np.arange(28, dtype=np.uint8)[:, None] * 9, 24, axis=1))
+    upright.rotate(90, expand=True).save(tmp_path / "images" / "3.jpg", exif=note, quality=95)
+    (tmp_path / "elsewhere").mkdir()
+    shutil.move(tmp_path / "images" / "4.jpg", tmp_path / "elsewhere" / "4.jpg")
+    (tmp_path / "images" / "4.jpg").symlink_to(tmp_path / "elsewhere" / "4.jpg")
+    (tmp_path / "images" / "again").symlink_to(tmp_path)  # a link to a folder above
+    (tmp_path / "images" / "5.jpg").rename(tmp_path / "images" / unicodedata.normalize("NFD", "fünf sehr gut.jpg"))
+    text = (tmp_path / "faces.csv").read_text()
+    put(tmp_path / "faces.csv", text.replace("images/5.jpg", unicodedata.normalize("NFC", "images/fünf sehr gut.jpg")))
+    faces = opened(tmp_path)
+    assert np.abs(faces.images[3][:, :, 0].numpy().astype(int) - np.asarray(upright)).max() <= 4
+    assert torch.equal(faces.images[4], torch.from_numpy(np.array(Image.open(io.BytesIO(picture(4))))))
+    assert torch.equal(faces.images[5], torch.from_numpy(np.array(Image.open(io.BytesIO(picture(5))))))
+
+
+def test_a_parquet_without_the_column_is_refused(tmp_path):
+    make_hub(tmp_path)
+    with pytest.raises(ValueError, match=r"train-00000-of-00001.parquet, image: unknown column 'picture'"):
+        opened(tmp_path, image="picture")
+    with pytest.raises(ValueError, match=r"person: unknown column 'celebid': did you mean 'celeb_id'"):
+        opened(tmp_path, person="celebid")
+    put(tmp_path / "data" / "test-00000-of-00001.parquet", b"PAR1 cut short")
+    with pytest.raises(ValueError, match=r"test-00000-of-00001.parquet is no whole Parquet file"):
+        opened(tmp_path)
 
 
 def test_celebas_files_may_have_changed_their_separators(tmp_path):
