@@ -21,7 +21,8 @@ from fairnb.run.messages import some
 SENSITIVE = ("Male", "gender", "sex", "race", "ethnicity")  # columns that are looked for where none is named
 EXAMPLES = 8  # of each group
 STYLE = """body { font: 15px sans-serif; margin: 2em auto; max-width: 60em; padding: 0 1em; color: #222832; }
-td, th { padding: 0.1em 0.7em; } figure { display: inline-block; margin: 0.2em; } img { height: 110px; }"""
+td, th { padding: 0.1em 0.7em; } div { overflow-x: auto; } img { height: 110px; }
+figure { display: inline-block; margin: 0.2em; }"""
 
 
 def look(folder: Path, given: dict[str, object]) -> tuple[Data, Faces]:
@@ -68,7 +69,8 @@ def page(data: Data, faces: Faces) -> str:
         rows = train[faces.group[train] == code][:EXAMPLES].tolist()
         shows.append(f"<h3>{escape(name)}</h3>" + "".join(_figure(faces, row) for row in rows))
     told = "".join(f"<li>{escape(line)}</li>" for line in faces.told)
-    tables = "".join(shown(table).to_html() for table in (counts(faces), labels(faces)))
+    titled = {"Images": counts(faces), "Share of each label in training, and fewest positives to judge by": labels(faces)}
+    tables = "".join(f"<h2>{title}</h2><div>{shown(table).to_html()}</div>" for title, table in titled.items())
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{title}</title><style>{STYLE}</style></head><body><h1>{title}</h1><p>Read as <b>{data.data}</b>: "
