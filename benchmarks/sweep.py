@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/sweep.py [--runs 200] [--many 1000]
 
-One base model is trained on drawn faces. Then `--runs` runs search its labels (multi-task, another tolerance each) in
-turns: by a loop in one process, with their rows of the table, and by a sweep with one worker of as many threads. Then a
+One base model is trained on drawn faces. Then `--runs` runs search its labels (multi-task, another tolerance each): by a
+loop in one process, with their rows of the table, and by sweeps with one worker of as many threads and with more. Then a
 sweep of 10 and one of `--many` runs that search nothing compare the memory of the process that asked. Prints a table and
 exits 1 where a claim falls short.
 """
@@ -63,18 +63,15 @@ def main() -> int:
             "method == 'base' and split == 'test' and analysed"
         )
         tolerances = [round(0.01 + 0.2 * k / arguments.runs, 6) for k in range(arguments.runs)]
-        half = len(tolerances) // 2
-        rows = []
-        for turn, part in enumerate((tolerances[:half], tolerances[half:])):  # in turns, since the machine is shared
-            loop, _ = seconds(LOOP, [[DATA | {"run": f"loop-{turn}-{t}", "tolerance": t} for t in part]], root)
-            rows.append({"road": "loop, one process", "workers": 1, "runs": len(part), "seconds": loop})
-            for workers in (1, os.cpu_count() or 1):
-                what = {"name": f"s{turn}-{workers}", "stages": ["multi-task"], "set": DATA, "grid": {"tolerance": part}}
-                taken, _ = seconds(SWEEP, [what, workers], root)
-                rows.append({"road": "sweep", "workers": workers, "runs": len(part), "seconds": taken})
-        table = pd.DataFrame(rows).groupby(["road", "workers"], sort=False).sum()
-        table["runs a second"] = table.runs / table.seconds
-        print(f"{len(labels)} labels; the starts of processes count\n{table.round(2)}\n", flush=True)
+        loop, _ = seconds(LOOP, [[DATA | {"run": f"loop-{t}", "tolerance": t} for t in tolerances]], root)
+        rows = [{"road": "loop, one process", "workers": 1, "seconds": loop}]
+        for workers in (1, os.cpu_count() or 1):
+            what = {"name": f"s-{workers}", "stages": ["multi-task"], "set": DATA, "grid": {"tolerance": tolerances}}
+            taken, _ = seconds(SWEEP, [what, workers], root)
+            rows.append({"road": "sweep", "workers": workers, "seconds": taken})
+        table = pd.DataFrame(rows).set_index(["road", "workers"])
+        table["runs a second"] = arguments.runs / table.seconds
+        print(f"{arguments.runs} runs, {len(labels)} labels; the starts of processes count\n{table.round(2)}\n", flush=True)
         held = {}
         for runs in (10, arguments.many):
             grid = {"tolerance": [round(0.5 * k / runs, 6) for k in range(runs)]}
