@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from fairnb.book.tables import shown
-from fairnb.data import SPLITS, Data, Faces, open_dataset
+from fairnb.data import SPLITS, Data, Faces
+from fairnb.data.labelling import labelled
 from fairnb.data.layouts import LAYOUTS, layout_of
 from fairnb.run.files import write_beside
 from fairnb.run.messages import some
@@ -34,17 +35,17 @@ def look(folder: Path, given: dict[str, object]) -> tuple[Data, Faces]:
         raise FileNotFoundError(f"no folder {folder}")
     known = {"data": layout_of(folder) if "data" not in given else given["data"], "data_root": str(folder.resolve())}
     wanted = {"missing": "negative"} | given | known
+    read = LAYOUTS[(data := Data(**wanted)).data].read(folder, data)
     if "sensitive" not in given:
-        names = list(map(str, LAYOUTS[str(known["data"])].read(folder, Data(**wanted)).table.columns))
+        names = list(map(str, read.table.columns))
         lower = {name.lower(): name for name in reversed(names)}
         found = [lower[name.lower()] for name in SENSITIVE if name.lower() in lower]
         if not found:
             raise ValueError(
                 f"which attribute splits people into groups? Say -p sensitive=…, one or several of {some(names, 12)}"
             )
-        wanted["sensitive"] = found[0]
-    data = Data(**wanted)
-    return data, open_dataset(data)
+        data = data.but(sensitive=found[0])
+    return data, labelled(read, data).limited(data.max_images)
 
 
 def counts(faces: Faces) -> pd.DataFrame:
@@ -57,8 +58,7 @@ def labels(faces: Faces) -> pd.DataFrame:
     """Share of each label in each group of training, and the fewest positives of a group in validation and test."""
     table = faces.prevalence("train").pivot(index="label", columns="group", values="share")
     table = table.loc[list(faces.label_names), list(faces.group_names)]
-    fewest = [faces.positives(split).min(dim=1).values for split in ("valid", "test")]
-    return table.assign(**{"fewest positives": torch.stack(fewest).min(dim=0).values.numpy()}).reset_index()
+    return table.assign(**{"fewest positives": faces.fewest_positives().numpy()}).reset_index()
 
 
 def page(data: Data, faces: Faces) -> str:

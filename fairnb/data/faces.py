@@ -54,6 +54,10 @@ class Faces:
         member = torch.nn.functional.one_hot(self.group[rows], len(self.group_names)).double()
         return (self.labels[rows].double().T @ member).long()  # counts below 2^53 are exact
 
+    def fewest_positives(self) -> Tensor:
+        """Positives of each label in the group that has fewest, in validation or test: int64 [L]."""
+        return torch.stack([self.positives(split).min(dim=1).values for split in ("valid", "test")]).min(dim=0).values
+
     def prevalence(self, split: str) -> pd.DataFrame:
         """Share of each label in each group: columns label, group, n, positives, share (NaN for an empty group)."""
         positives = self.positives(split).flatten().numpy()
@@ -70,8 +74,7 @@ class Faces:
         """
         if odd := [name for name in exclude if name not in self.label_names]:
             raise ValueError(unknown("label", odd[0], self.label_names))
-        enough = torch.stack([self.positives(split).min(dim=1).values for split in ("valid", "test")]).min(dim=0).values
-        keep = (enough >= min_positives) & torch.tensor([name not in exclude for name in self.label_names])
+        keep = (self.fewest_positives() >= min_positives) & torch.tensor([name not in exclude for name in self.label_names])
         if not bool(keep.any()):
             raise ValueError(f"no label has {min_positives} positives per group in validation and test: lower min_positives")
         return keep

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from fairnb.data.images import ImageFolder, ImageParquet, Images, ImageZip, is_image, list_files
-from fairnb.data.table import column_of, named, read_rows, read_table, read_text
+from fairnb.data.table import column_of, read_rows, read_table, read_text
 from fairnb.run.messages import some, unknown
 from fairnb.run.parameters import Data
 
@@ -47,7 +47,7 @@ class Annotated:
     told: tuple[str, ...] = ()  # what was done to the data and is not in its files
     binary: bool = False  # every attribute must be yes or no
     above: float | None = None  # numbers above it are yes
-    dealt_by: Sequence[str] = field(default=())  # [N], names by which images are dealt if there is no split
+    dealt_by: Sequence[str] = ()  # [N], names by which images are dealt if there is no split
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,7 @@ def utkface(root: Path, data: Data) -> Annotated:
 def lfw(root: Path, data: Data) -> Annotated:
     """LFW with the scores of its attribute classifiers: above 0 is yes. People are dealt to splits by their names."""
     file = _named(root, "lfw_attributes")
-    header, rows = read_rows(file, "\t", skip=1)  # after a comment
-    table = named(file.name, header, rows)
+    table = read_table(file, "\t", skip=1)  # after a comment
     people = [name.strip().replace(" ", "_") for name in table["person"]]
     numbers = table["imagenum"].astype(int)
     names = [f"{person}/{person}_{number:04d}.jpg" for person, number in zip(people, numbers, strict=True)]
@@ -280,7 +279,7 @@ def _official(file: Path) -> pd.DataFrame:
     first = read_text(file)[:100].partition("\n")[0].strip()
     if "," in first or ";" in first:  # a CSV by another name
         return read_table(file)
-    table = named(file.name, *read_rows(file, " ", skip=int(first.isdecimal())))
+    table = read_table(file, " ", skip=int(first.isdecimal()))
     if first.isdecimal() and int(first) != len(table):
         raise ValueError(f"{file.name} says {first} rows and has {len(table):,}: was it cut short?")
     return table

@@ -191,10 +191,6 @@ class Column:
         """The words that are neither yes nor no."""
         return [word for word in self.words if word.lower() not in YES | NO]
 
-    def first(self, word: str) -> int:
-        """The first row with a word."""
-        return int((self.codes == self.words.index(word)).argmax())
-
     def yes(self, above: float | None = None) -> np.ndarray:
         """Int8 [N]: 1 for yes or a number above `above`, 0 for no, −1 where missing."""
         if above is None:
