@@ -18,6 +18,7 @@ FLOORS = [
     ["methods"],
     ["evidence"],
     ["book"],
+    ["yours"],
     ["experiment"],
     ["sweep"],
     ["cli"],
