@@ -32,7 +32,7 @@ def matrix(values: Any, what: str) -> tuple[Tensor, list[str]]:
         if array.dtype.kind not in "biuf":
             flat = pd.to_numeric(pd.Series(array.ravel(), dtype=object), errors="coerce")
             array = flat.to_numpy(dtype=float, na_value=np.nan).reshape(array.shape)
-        numbers = torch.from_numpy(np.ascontiguousarray(array))
+        numbers = torch.tensor(np.ascontiguousarray(array))
     if numbers.dim() == 1:
         numbers = numbers.unsqueeze(1)
         names = names or [str(name) for name in (getattr(values, "name", None),) if name]

@@ -63,12 +63,17 @@ class Assessment:
         rows = self.groups[(self.groups.us < limit) & (self.groups.positives >= FEW)]
         return rows.sort_values("us", kind="stable")
 
-    def figures(self, attribute: str = "") -> dict[str, Figure]:
-        """US by group, and UEI beside what chance shows, of each label by one attribute."""
+    def plot_scores(self, attribute: str = "") -> Figure:
+        """US of each label and group by one attribute, the first by default."""
         from fairnb.book import plots
 
-        groups, labels = self.of("groups", attribute), self.of("labels", attribute)
-        return {"us": plots.underestimation_scores(groups), "uei": plots.beside_chance(labels)}
+        return plots.underestimation_scores(self.of("groups", attribute))
+
+    def plot_index(self, attribute: str = "") -> Figure:
+        """UEI of each label by one attribute, the first by default, beside the UEI expected by chance."""
+        from fairnb.book import plots
+
+        return plots.beside_chance(self.of("labels", attribute))
 
     def to_csv(self, folder: str | Path) -> None:
         """Write groups.csv, labels.csv and means.csv into a folder, which is made if needed."""

@@ -82,7 +82,9 @@ def sample_of(module: nn.Module, loader: Iterable[Any], name: str, **about: Any)
         hook.remove()
     if not parts["features"]:
         raise ValueError("the loader gives no batches")
-    whole: dict[str, Any] = {what: torch.cat(of) if isinstance(of[0], Tensor) else np.concatenate(of) for what, of in parts.items()}
+    whole: dict[str, Any] = {
+        what: torch.cat(of) if isinstance(of[0], Tensor) else np.concatenate(of) for what, of in parts.items()
+    }
     truth = whole.pop("labels")
     return Sample(truth, whole.pop("group"), **whole, **about)
 

@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -14,6 +15,9 @@ from fairnb.book.tables import shown, standalone, with_range
 from fairnb.metrics import MEASURES, OF_GROUPS, Measure
 from fairnb.run.files import write_beside
 from fairnb.yours.assessment import Assessment
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 WORST = 10  # labels that a notebook shows
 NOTE = (
@@ -36,9 +40,9 @@ def page(found: Assessment, title: str) -> str:
     parts = [_html(of_means(found.means)), f"<ul>{told}</ul><p>{NOTE}</p>"]
     for attribute in found.attributes:
         labels, groups = found.of("labels", attribute), found.of("groups", attribute)
-        figures = zip(found.figures(attribute).values(), ("US by label and group", "UEI by label"), strict=True)
         parts += [
-            f"<h2>By {escape(attribute)}</h2>", _html(worst(labels)), *(_png(figure, words) for figure, words in figures),
+            f"<h2>By {escape(attribute)}</h2>", _html(worst(labels)),
+            _png(found.plot_scores(attribute), "US by label and group"), _png(found.plot_index(attribute), "UEI by label"),
             "<h3>Labels</h3>", _html(ranged(labels, MEASURES, ["label", "uei_chance", "average_precision"])),
             "<h3>Groups</h3>", _html(ranged(groups, OF_GROUPS, ["label", "group", "n", "positives", "predicted_positives"])),
         ]  # fmt: skip
@@ -73,11 +77,9 @@ def _html(table: pd.DataFrame) -> str:
     return f"<div>{shown(table).to_html()}</div>"
 
 
-def _png(figure: object, words: str) -> str:
+def _png(figure: Figure, words: str) -> str:
     from matplotlib import pyplot as plt
-    from matplotlib.figure import Figure
 
-    assert isinstance(figure, Figure)
     figure.savefig(file := io.BytesIO(), format="png", dpi=110)
     plt.close(figure)
     return f'<p><img alt="{words}" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"></p>'
