@@ -279,7 +279,10 @@ PARTS: tuple[type[Part], ...] = (Data, Recipe, Swarm, Settings, Pick, Machine, P
 
 
 class Parameters(Pages, Machine, Pick, Settings, Swarm, Recipe, Data):
-    """All parameters of one run."""
+    """All parameters of one run, as the page "Parameters" lists them; frozen, and a part can be taken from them.
+
+    An unknown name, a value out of its bounds, or values that contradict each other raise ValueError.
+    """
 
     run: str = _field("demo", "results go to runs/<run>/")
 
