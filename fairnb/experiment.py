@@ -190,8 +190,8 @@ class Experiment:
         given, features = self.parameters, self.features()  # always, for the base model's results
         valid = (self.pooled_features() if both_layers else features)["valid"].to(device)
         hidden = self.heads("hidden") if both_layers else None
-        how: Any = {"tolerance": given.tolerance, "conditions": given.part(Conditions), "seed": given.seed_of_search}
-        return Problem(valid, self.heads(), self.analysed, **how, hidden=hidden, saved=saved)
+        how: Any = {"tolerance": given.tolerance, "held_out": given.held_out, "conditions": given.part(Conditions)}
+        return Problem(valid, self.heads(), self.analysed, seed=given.seed_of_search, hidden=hidden, saved=saved, **how)
 
     def search(self, method: str) -> Search:
         """Stage two: the result of a method of `METHODS`, searched or loaded; an unknown one raises ValueError.
