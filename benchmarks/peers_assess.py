@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/peers_assess.py
 
-200,000 images of 40 labels in 4 groups, without intervals on either side, ours before and after theirs. `MetricFrame` takes one label at a time.
-Then what the assessment costs with intervals, in 4 and in 14 groups. Exits 1 where a claim falls short.
+200,000 images of 40 labels in 4 groups, without intervals on either side, ours before and after theirs. `MetricFrame`
+takes one label at a time. Then what the assessment costs with intervals, in 4 and in 14 groups. Exits 1 where a claim falls short.
 """
 
 from __future__ import annotations
