@@ -3,11 +3,13 @@
     .venv/bin/python benchmarks/peers_assess.py
 
 200,000 images of 40 labels in 4 groups, without intervals on either side, ours before and after theirs. `MetricFrame`
-takes one label at a time. Then what the assessment costs with intervals, in 4 and in 14 groups. Exits 1 where a claim falls short.
+takes one label at a time. Then what the assessment costs with intervals, in 4 and in 14 groups. Exits 1 where a claim falls
+short.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,7 +53,7 @@ predicted = np.where(draw.random((IMAGES, LABELS)) < 0.1, 1 - truth, truth)
 own, other = found["ours"].groups, found["theirs"]
 own = own.assign(share=own.predicted_positives / own.n)
 apart = float(np.abs(own[list(METRICS)].to_numpy(dtype=float) - other[list(METRICS)].to_numpy(dtype=float)).max())
-timed = in_turns([lambda size=size: ours(1000, groups[size]) for size in groups], 1, warm=0)
+timed = in_turns([partial(ours, 1000, group) for group in groups.values()], 1, warm=0)
 rows = {"fairnb, before": before, "MetricFrame": peer, "fairnb, after": after}
 rows |= {f"fairnb, 1,000 draws, {size} groups": part[0] for size, part in zip(groups, timed, strict=True)}
 print(f"{IMAGES:,} images, {LABELS} labels, 4 groups; without intervals unless stated\n")
