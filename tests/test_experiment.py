@@ -23,6 +23,8 @@ from fairnb.methods.recalibration import recalibrate
 from fairnb.run.files import load_tensors, save_json, save_tensors, write_beside
 from fairnb.run.parameters import Conditions, Parameters, Settings, Swarm
 from fairnb.tables import group_rows
+from fairnb.yours import Sample, assess, mitigate
+from fairnb.yours.predictions import read_predictions
 from tests.conftest import RECIPE, make_celeba
 
 SEARCH = {"particles": 12, "iterations": 5, "tolerance": 0.1, "spread": 0.1, "epsilon": 0.01}
@@ -43,6 +45,33 @@ def whole(celeba, runs, **changed):
 @pytest.fixture(scope="module")
 def done(celeba, tmp_path_factory):
     return whole(celeba, tmp_path_factory.mktemp("runs"))
+
+
+def test_predictions_are_assessed_to_the_last_digit(done):
+    for method in ("base", "multi-task"):
+        known = read_predictions([path := done.predictions(method)], ["Male"])
+        path.unlink()
+        found = assess(known.truth, known.scores, known.group, draws=0)
+        groups, labels = (
+            table[(table.method == method) & (table.split == "test")] for table in (done.groups(), done.labels())
+        )
+        for ours, theirs in ((found.groups, groups), (found.labels, labels)):
+            shared = [name for name in theirs if name in ours]
+            assert len(shared) > 2
+            pd.testing.assert_frame_equal(ours[shared], theirs[shared].reset_index(drop=True), check_exact=True)
+
+
+def test_features_and_head_are_mitigated_as_in_the_run(done):
+    features, faces = done.features(), done.faces
+    left = [name for name, kept in zip(faces.label_names, done.analysed.tolist(), strict=True) if not kept]
+    parts = [
+        Sample(one.labels, [faces.group_names[code] for code in one.group], features=one.x, names=faces.label_names)
+        for one in features.values()
+    ]
+    how = SEARCH | {"min_positives": 1, "not_analysed": left}
+    for method in ("multi-task", "dynamic weighting"):
+        found = mitigate(*parts, head=done.heads(), method=method, **how)
+        assert torch.equal(found.head, done.search(method).heads.last)
 
 
 def test_a_run_leaves_its_files(done):

@@ -117,7 +117,7 @@ def test_mistakes_in_the_command_are_named(table, tmp_path, words, told):
 
 def test_values_that_cannot_be_read_are_named(table, tmp_path):
     for column, value, told in [
-        ("Hat_score", "high", "p.csv, line 5, Hat_score: 'high' is no number (1 such values in this column)"),
+        ("Hat_score", "high", "p.csv, line 5, Hat_score: 'high' is no number (1 such values here)"),
         ("Hat", "", "p.csv: 1 labels are missing, first in line 5, Hat"),
         ("Hat", "maybe", "p.csv, line 5, Hat: 'maybe' is none of"),
     ]:

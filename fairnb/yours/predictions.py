@@ -109,8 +109,6 @@ def _numbers(table: pd.DataFrame, source: str, name: str) -> np.ndarray:
     values = pd.to_numeric(table[name].astype(object), errors="coerce")
     if (gaps := values.isna()).any():
         row, more = int(gaps.to_numpy().argmax()), int(gaps.sum())
-        raise ValueError(
-            f"{source}, {placed(table.index[row])}, {name}: {table[name].iloc[row]!r} is no number ({more:,} such values in this "
-            "column)"
-        )
+        place = placed(table.index[row])
+        raise ValueError(f"{source}, {place}, {name}: {table[name].iloc[row]!r} is no number ({more:,} such values here)")
     return values.to_numpy(dtype=float)
