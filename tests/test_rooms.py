@@ -20,6 +20,7 @@ FLOORS = [
     ["book"],
     ["experiment"],
     ["sweep"],
+    ["export"],
     ["cli"],
 ]
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
