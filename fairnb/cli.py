@@ -196,6 +196,51 @@ def data(
 
 @app.command()
 @with_errors
+def assess(
+    files: Annotated[list[Path], typer.Argument(help="Tables (CSV, TSV, Parquet); several are joined by image.")],
+    group: Annotated[list[str], typer.Option(help="Column of a sensitive attribute; may be repeated.")],
+    truth: Annotated[str | None, typer.Option(help="Names of the columns of true labels; by default {label}.")] = None,
+    score: Annotated[str | None, typer.Option(help="Names of those of predictions; by default {label}_score.")] = None,
+    kind: Annotated[str | None, typer.Option(help="binary, probabilities or logits; found out if left out.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="A score above it predicts the label.")] = None,
+    image: Annotated[str, typer.Option(help="Column of images, where it has no usual name.")] = "",
+    person: Annotated[str, typer.Option(help="Column of the person shown, if known.")] = "",
+    bins: Annotated[list[str] | None, typer.Option(help="Where groups of numbers begin: age=0,30,60.")] = None,
+    products: Annotated[bool, typer.Option("--products", help="Assess by the product of all attributes too.")] = False,
+    draws: Annotated[int | None, typer.Option(help="Resamples, for intervals; 0 leaves them out.", min=0)] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page in one file.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Folder for groups.csv, labels.csv, means.csv.")] = None,
+    fail_below: Annotated[float, typer.Option(help="Exit with 1 if a group's US is below, of 8 positives or more.")] = 0.0,
+) -> None:
+    """Assess predictions of any classifier by group."""
+    from fairnb.yours import report
+    from fairnb.yours.assessment import assess
+    from fairnb.yours.predictions import read_predictions
+
+    columns = {name: words for name, words in {"truth": truth, "score": score}.items() if words is not None}
+    known = read_predictions(files, group, **columns, image=image, person=person)
+    how: dict[str, Any] = {"kind": kind, "threshold": threshold, "products": products}
+    how |= {"bins": {name: edges.split(",") for name, _, edges in (one.partition("=") for one in bins or [])}}
+    how |= {} if draws is None else {"draws": draws}
+    found = assess(known.truth, known.scores, known.group, person=known.person, **how)
+    for line in (*known.told, *found.told):
+        typer.echo(f"- {line}")
+    typer.echo(report.of_means(found.means).to_string(index=False))
+    for attribute in found.attributes:
+        typer.echo(
+            f"\nby {attribute}, highest UEI first\n{report.worst(found.of('labels', attribute)).to_string(index=False)}"
+        )
+    if html is not None:
+        found.to_html(html, title=f"Assessment of {', '.join(path.name for path in files)}")
+    if csv is not None:
+        found.to_csv(csv)
+    if len(low := found.below(fail_below)):
+        worst = "; ".join(f"{row.label}, {row.group}: {row.us:.2f}" for row in low.head(5).itertuples())
+        raise ValueError(f"{len(low):,} US are below {fail_below:g}, lowest first: {worst}")
+
+
+@app.command()
+@with_errors
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run, such as runs/demo.")],
     to: Annotated[Path, typer.Option(help="New folder: weights, ONNX, configuration, model card.")],

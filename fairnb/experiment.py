@@ -227,6 +227,25 @@ class Experiment:
             new = pd.concat([old[~old.method.isin(new.method)], new])
         save_table(path, new.sort_values("method", key=lambda m: m.map(order.index), kind="stable"))
 
+    def predictions(self, method: str = "base", split: str = "test") -> Path:
+        """Write `<method>_predictions.csv`, as `fairnb assess` reads it; returns its path.
+
+        Its columns are image, person if known, the sensitive attribute with each image's group, every label with 0 or 1, and
+        `<label>_score`, a logit: above 0 predicts the label.
+        """
+        faces, rows = self.faces, self.faces.rows(split)
+        heads = Heads(self.heads().unsqueeze(0)) if method == "base" else self.search(method).heads
+        part = (self.features() if heads.hidden is None else self.pooled_features())[split]
+        names = list(map(faces.images.names.__getitem__, rows.tolist()))
+        table = pd.DataFrame({"image": names} | ({} if part.person is None else {"person": part.person.numpy()}))
+        table[faces.sensitive] = [faces.group_names[code] for code in part.group.tolist()]
+        truth = pd.DataFrame(part.labels.int().numpy(), columns=list(faces.label_names))
+        scores = pd.DataFrame(heads.logits(part).T.numpy(), columns=[f"{name}_score" for name in faces.label_names])
+        save_table(
+            path := self.folder / f"{method_named(method).file}_predictions.csv", pd.concat([table, truth, scores], axis=1)
+        )
+        return path
+
     def logits(self, model: MultiLabelNet, split: str) -> Tensor:
         """Logits float32 [N, L] of a whole network on a split's images; the searches need only `features`."""
         return self.feed.apply(model.to(self.fabric.device).eval(), self.faces.rows(split), title=f"logits of {split}")

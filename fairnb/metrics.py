@@ -15,8 +15,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-EXACT = 2**24  # float32 holds every integer up to this: sums over blocks of so many samples are exact
-
 
 def contingency_table(pred: Tensor, target: Tensor, group: Tensor, groups: int | None = None) -> Tensor:
     """Count predictions: int64 [..., G, 2, 2]; `table[..., g, y, ŷ]` samples of group g with truth y were predicted ŷ.
@@ -35,25 +33,22 @@ def contingency_table(pred: Tensor, target: Tensor, group: Tensor, groups: int |
     for name, values in {"pred": pred, "target": target}.items():
         if values.dtype != torch.bool and not bool(((values == 0) | (values == 1)).all()):
             raise ValueError(f"{name} holds values other than 0 and 1: threshold it first")
-    member = torch.nn.functional.one_hot(group.long(), groups)  # [N, G]
-    return count_cells(pred.bool().unsqueeze(-2), cells(target.bool(), member)).squeeze(-4)
+    order, sizes = group.argsort(stable=True), torch.bincount(group.long(), minlength=groups).tolist()
+    parts = (values.bool()[..., order].split(sizes, dim=-1) for values in (pred, target))
+    return torch.stack([_table(*part) for part in zip(*parts, strict=True)], dim=-3)
+
+
+def _table(pred: Tensor, target: Tensor) -> Tensor:
+    """Table int64 [..., 2, 2] of the samples of one group, bool [..., N]."""
+    predicted, true, both = torch.broadcast_tensors(pred.sum(-1), target.sum(-1), (pred & target).sum(-1))
+    neither = pred.shape[-1] - predicted - true + both
+    return torch.stack([neither, predicted - both, true - both, both], dim=-1).unflatten(-1, (2, 2))
 
 
 def cells(target: Tensor, member: Tensor) -> Tensor:
-    """Cell (g, y) of each sample, float32 [..., N, G·2] for `count_cells`: bool `target` [..., N], 0/1 `member` [N, G]."""
+    """Cell (g, y) of each sample, 0/1 float32 [..., N, G·2], of bool `target` [..., N] and 0/1 `member` [N, G]."""
     truth = torch.stack([~target, target], dim=-1)  # [..., N, 2]
     return (member.bool().unsqueeze(-1) & truth.unsqueeze(-2)).flatten(-2).float()
-
-
-def count_cells(pred: Tensor, cell: Tensor) -> Tensor:
-    """Tables int64 [..., P, G, 2, 2] of P predictions bool [..., P, N], exact; `cell` [..., N, G·2] comes from `cells`."""
-    positives = totals = torch.zeros((), dtype=torch.int64, device=pred.device)
-    for start in range(0, max(1, pred.shape[-1]), EXACT):
-        block = cell[..., start : start + EXACT, :]
-        positives = positives + (pred[..., start : start + EXACT].float() @ block).long()  # [..., P, G·2]
-        totals = totals + block.sum(dim=-2).long()  # [..., G·2]
-    totals = totals.unsqueeze(-2).expand_as(positives)  # all predictions are of the same samples
-    return torch.stack([totals - positives, positives], dim=-1).unflatten(-2, (-1, 2))
 
 
 def accuracy(table: Tensor) -> Tensor:
@@ -134,6 +129,13 @@ MEASURES = {
     "accuracy": Measure(accuracy, "accuracy", 1.0, lower_is_better=False, per_label=True),
     "tpr_gap": Measure(gap(true_positive_rate), "gap of TPR", 0.0, groups=2, people=1),
     "fpr_gap": Measure(gap(false_positive_rate), "gap of FPR", 0.0, groups=2, people=0),
+}
+
+# What is measured in each group: values are float64 [..., G].
+OF_GROUPS = {
+    "us": Measure(underestimation_score, "US", 1.0, lower_is_better=False, bounds=(0.0, float("inf")), people=1),
+    "tpr": Measure(true_positive_rate, "TPR", 1.0, lower_is_better=False, people=1),
+    "fpr": Measure(false_positive_rate, "FPR", 0.0, people=0),
 }
 
 

@@ -9,7 +9,7 @@ from scipy.stats import bootstrap
 from statsmodels.stats.multitest import multipletests
 
 from fairnb.book.tables import with_range
-from fairnb.evidence.bootstrap import draw_counts, holm, interval, resampled, seed_weights, two_sided_p
+from fairnb.evidence.bootstrap import draw_counts, holm, interval, resamples, seed_weights, two_sided_p
 from fairnb.evidence.outcome import Judge, Outcome, area
 from fairnb.evidence.weigh import weigh
 from fairnb.features import Features
@@ -57,18 +57,18 @@ def test_p_and_interval_by_hand():
     assert (low.item(), high.item()) == pytest.approx((2.5, 97.5))
 
 
-def test_tables_of_draws_are_those_of_the_images_drawn():
-    draw = torch.Generator().manual_seed(0)
-    truth, group, scores = population(50, 2, draw)
-    predicted = scores > 0.8
-    counts = draw_counts(50, 5, draw)
-    assert counts.sum(1).tolist() == [50] * 5
-    each = torch.stack(
-        [contingency_table(predicted[i : i + 1].T, truth[i : i + 1].T, group[i : i + 1], 2) for i in range(50)]
-    )
-    for count, table in zip(counts, resampled(counts, each), strict=True):
-        rows = torch.arange(50).repeat_interleave(count.long())
-        assert torch.equal(table.long(), contingency_table(predicted[rows].T, truth[rows].T, group[rows], 2))
+@pytest.mark.parametrize("person", [None, torch.arange(50) // 3])
+def test_tables_of_draws_are_those_of_the_people_drawn(person):
+    truth, group, scores = population(50, 2, torch.Generator().manual_seed(0))
+    features = Features(torch.zeros(50, 0), truth, group, 2, person)
+    predicted = [(scores > 0.8).T, (scores > 1.2).T]
+    drawn = draw_counts(features.people[0], 5, torch.Generator().manual_seed(1))
+    assert drawn.sum(1).tolist() == [features.people[0]] * 5
+    tables = torch.cat(list(resamples(features, predicted, 5, torch.Generator().manual_seed(1))))  # [5, 2, L, G, 2, 2]
+    for count, table in zip(drawn, tables, strict=True):
+        rows = torch.arange(50).repeat_interleave(count[features.people[1]].long())
+        for one, counted in zip(predicted, table, strict=True):
+            assert torch.equal(counted.long(), contingency_table(one[:, rows], truth[rows].T, group[rows], 2))
 
 
 def test_intervals_are_scipys():

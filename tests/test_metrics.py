@@ -93,13 +93,6 @@ def test_tables_add_up_and_order_does_not_matter():
     assert int(whole.sum()) == 301
 
 
-def test_blocks_count_as_one(monkeypatch):
-    pred, target, group = random_case(rows=(3,))
-    whole = metrics.contingency_table(pred, target, group)
-    monkeypatch.setattr(metrics, "EXACT", 7)
-    assert torch.equal(metrics.contingency_table(pred, target, group), whole)
-
-
 def test_group_without_positives_is_not_a_number():
     table = torch.tensor([[[5, 1], [0, 0]], [[2, 2], [2, 2]]])
     assert metrics.underestimation_score(table).isnan().tolist() == [True, False]

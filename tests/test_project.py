@@ -1,4 +1,4 @@
-"""What ties the project's files together: two lists of dependencies, and the commands that README promises."""
+"""What ties the project's files together: lists of dependencies, the version, and the commands that README promises."""
 
 import re
 import tomllib
@@ -8,7 +8,7 @@ import yaml
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-CONDA_NAMES = {"torch": "pytorch"}  # where conda-forge calls it otherwise
+CONDA_NAMES = {"torch": "pytorch", "build": "python-build"}  # where conda-forge calls it otherwise
 
 
 def test_environment_gives_the_same_list_as_pyproject():
@@ -35,6 +35,15 @@ def test_every_bound_has_its_reason():
     listed = re.findall(r'^  "[A-Za-z][\w-]*(?:[><=!].*?)"(,.*)$', text, re.MULTILINE)
     assert len(listed) > 15
     assert all("#" in rest for rest in listed)
+
+
+def test_the_latest_version_is_the_one_that_the_changelog_tells_of():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    versions = re.findall(r"^## (\S+) \((\S+)\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert versions[0] == (citation["version"], str(citation["date-released"]))
+    assert citation["version"] == project["version"]
+    assert versions == sorted(versions, reverse=True)
 
 
 def test_readme_opens_with_the_two_commands():

@@ -21,7 +21,10 @@ def of_chapter(number: int) -> set[str]:
 
 @pytest.fixture
 def project(tmp_path):
-    """a imports b inside a function and c for type checkers alone; d reads saved results, and its folder's table."""
+    """a imports b inside a function and c for type checkers alone; d reads saved results, and its folder's table.
+
+    late imports a on the first use of f.
+    """
     files = {
         "paint/__init__.py": "",
         "paint/a.py": "if TYPE_CHECKING:\n    import paint.c\ndef f():\n    from . import b",
@@ -31,6 +34,7 @@ def project(tmp_path):
         "paint/deep/d.py": 'from ..b import x\nplace = "results"',
         "paint/deep/table.csv": "1",
         "results/set/methods.csv": "2",
+        "late/__init__.py": "if TYPE_CHECKING:\n    from paint.a import f as f\n    from paint.c import g as g",
         "alone.py": "",
     }
     for name, text in files.items():
@@ -54,6 +58,9 @@ def project(tmp_path):
             "results/set/methods.csv",
         ),
         ("x = 'results/set/methods.csv'", "results/set/methods.csv"),
+        ("import late", "late/__init__.py"),
+        ("from late import f", "late/__init__.py paint/__init__.py paint/a.py paint/b.py"),
+        ("import late as l\nl.f()", "late/__init__.py paint/__init__.py paint/a.py paint/b.py"),
     ],
 )
 def test_imports_are_followed(project, code, wanted):

@@ -133,7 +133,8 @@ def surroundings(root: Path, code: str) -> list[Any]:
         files = sources(code, root)
     except SyntaxError:  # cells may hold IPython syntax, such as %time: then every file counts
         files = {path for folder in ("fairnb", "results") for path in (root / folder).rglob("*") if path.suffix != ".pyc"}
-    return [digest_files(root, sorted(files)), {name: version(name) for name in PACKAGES}]
+    packages = PACKAGES if (root / "fairnb").is_dir() else (*PACKAGES, "fairnb")  # the package itself may be installed
+    return [digest_files(root, sorted(files)), {name: version(name) for name in packages}]
 
 
 def data_stats(root: Path, data_root: str) -> list[list[Any]]:

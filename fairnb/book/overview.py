@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fairnb.book.tables import shown
+from fairnb.book.tables import shown, standalone
 from fairnb.data import SPLITS, Data, Faces
 from fairnb.data.labelling import labelled
 from fairnb.data.layouts import LAYOUTS, layout_of
@@ -21,9 +21,7 @@ from fairnb.run.messages import some
 
 SENSITIVE = ("Male", "gender", "sex", "race", "ethnicity")  # columns that are looked for where none is named
 EXAMPLES = 8  # of each group
-STYLE = """body { font: 15px sans-serif; margin: 2em auto; max-width: 60em; padding: 0 1em; color: #222832; }
-td, th { padding: 0.1em 0.7em; } div { overflow-x: auto; } img { height: 110px; }
-figure { display: inline-block; margin: 0.2em; }"""
+STYLE = "img { height: 110px; } figure { display: inline-block; margin: 0.2em; }"
 
 
 def look(folder: Path, given: dict[str, object]) -> tuple[Data, Faces]:
@@ -63,7 +61,7 @@ def labels(faces: Faces) -> pd.DataFrame:
 
 def page(data: Data, faces: Faces) -> str:
     """The page: what was read and assumed, counts, and the first images of each group."""
-    train, title = faces.rows("train"), escape(Path(data.data_root).name)
+    train = faces.rows("train")
     shows = []
     for code, name in enumerate(faces.group_names):
         rows = train[faces.group[train] == code][:EXAMPLES].tolist()
@@ -71,13 +69,11 @@ def page(data: Data, faces: Faces) -> str:
     told = "".join(f"<li>{escape(line)}</li>" for line in faces.told)
     titled = {"Images": counts(faces), "Share of each label in training, and fewest positives to judge by": labels(faces)}
     tables = "".join(f"<h2>{title}</h2><div>{shown(table).to_html()}</div>" for title, table in titled.items())
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{title}</title><style>{STYLE}</style></head><body><h1>{title}</h1><p>Read as <b>{data.data}</b>: "
-        f"{len(faces):,} images, {len(faces.label_names)} labels, groups by {escape(faces.sensitive)}.</p>"
-        f"<ul>{told}</ul>{tables}"
-        f"<h2>Examples</h2>{''.join(shows)}</body></html>\n"
-    )
+    return standalone(
+        f"<p>Read as <b>{data.data}</b>: {len(faces):,} images, {len(faces.label_names)} labels, groups by "
+        f"{escape(faces.sensitive)}.</p><ul>{told}</ul>{tables}<h2>Examples</h2>{''.join(shows)}",
+        Path(data.data_root).name, STYLE,
+    )  # fmt: skip
 
 
 def save_page(path: Path, data: Data, faces: Faces) -> None:

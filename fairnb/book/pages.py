@@ -15,6 +15,7 @@ from urllib.parse import quote
 import nbformat
 import pandas as pd
 
+from fairnb.book.api import api_page
 from fairnb.book.chapters import ChapterError, chapters, opens_run, read_page
 from fairnb.book.tables import of_methods
 from fairnb.run.files import load_json, save_table
@@ -76,6 +77,7 @@ def build_book(root: Path, executed: Path, say: Callable[[str], None] = print) -
         nbformat.write(page, target / f"{name}.ipynb")
     write_colab(root)
     (target / "parameters.md").write_text(parameters_page())
+    (target / "api.md").write_text(api_page())
     (target / "banner.md").write_text(banner or "% This run's images are photographs.\n")  # the introduction includes it
     own_setting = [run["parameters"].get(name) for name in ("data", "backbone")] == ["celeba", "resnet50"]
     (target / "setting.md").write_text("% This run's data and network are the paper's.\n" if own_setting else NOT_RUN)
@@ -83,8 +85,10 @@ def build_book(root: Path, executed: Path, say: Callable[[str], None] = print) -
     save_table(target / "summary.csv", _summary(root, executed.parent))
     sources = [path for path in (root / "book").rglob("*") if "_build" not in path.relative_to(root).parts]
     key = site / ".made_of"
-    room = [path.read_text() for path in sorted(Path(__file__).parent.glob("*.py"))]  # how pages are made
-    made_of = content_key([digest_files(root, [*sources, root / "_config.yml"]), room])
+    package = [
+        path.read_text() for path in sorted(Path(__file__).parents[1].rglob("*.py"))
+    ]  # makes pages, and has docstrings
+    made_of = content_key([digest_files(root, [*sources, root / "_config.yml"]), package])
     if key.exists() and key.read_text() == made_of:
         say("the pages are up to date")
         return site / "index.html"

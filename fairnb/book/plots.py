@@ -97,6 +97,23 @@ def underestimation_scores(groups: pd.DataFrame, limit: float = 2.5) -> Figure:
     return figure
 
 
+def beside_chance(labels: pd.DataFrame) -> Figure:
+    """Each label's UEI with its interval, and a tick at the UEI expected by chance; labels by falling UEI.
+
+    The table has columns label, uei, uei_low, uei_high (which may be NaN) and uei_chance.
+    """
+    table = labels.sort_values("uei", ascending=False, kind="stable")
+    figure, axis = plt.subplots(figsize=(7, 1.2 + 0.24 * len(table)), layout="constrained")
+    place = np.arange(len(table))
+    axis.hlines(place, table.uei_low, table.uei_high, color=PALETTE[7], linewidth=2)
+    axis.plot(table.uei_chance, place, "|", color=PALETTE[3], markersize=9, markeredgewidth=2, label="expected by chance")
+    axis.plot(table.uei, place, "o", color=PALETTE[0], markersize=5, label="UEI, and its interval")
+    axis.set(xlabel="UEI (0 is ideal)")
+    _from_zero(axis)
+    _finish(figure, list(map(words, table.label)), ncols=2, fontsize="small")
+    return figure
+
+
 def pareto_fronts(search: Search, names: list[str], columns: int = 3) -> Figure:
     """Candidates of a search on validation, the base model and the pick marked; a panel per swarm, titled by `names`."""
     columns = min(columns, len(names))

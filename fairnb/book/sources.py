@@ -16,8 +16,9 @@ RESULTS = "results"  # folder of saved results
 def sources(code: str, root: Path) -> set[Path]:
     """Files below `root` that Python code imports, directly or indirectly; SyntaxError if any code is not Python.
 
-    Imports inside functions count, those for type checkers alone do not. The files beside a module that are not Python, such
-    as tables, count too; so does all of `results/` if the code, or a module, names it.
+    Imports inside functions count. Those for type checkers alone do not, unless the code takes such a name from a package,
+    which imports it on first use. The files beside a module that are not Python, such as tables, count too; so does all of
+    `results/` if the code, or a module, names it.
     """
     found, waiting = set[Path](), [(code, root)]
     while waiting:
@@ -38,6 +39,11 @@ def _read(text: str) -> tuple[list[ast.Import | ast.ImportFrom], bool]:
     """The imports of some code, and whether it names `results/`; cached, since chapters share modules."""
     tree = ast.parse(text)
     imports = [node for node in _without_type_checking(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    plain = [alias for node in imports if isinstance(node, ast.Import) for alias in node.names]
+    modules = {alias.asname or alias.name: alias.name for alias in plain}
+    for node in ast.walk(tree):  # after `import fairnb`, `fairnb.assess` is as if imported from it
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            imports.append(ast.ImportFrom(modules[node.value.id], [ast.alias(node.attr)], 0))
     words = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     return imports, any(word == RESULTS or word.startswith(f"{RESULTS}/") for word in words)
 
@@ -52,12 +58,23 @@ def _imported(imports: list[ast.Import | ast.ImportFrom], root: Path, folder: Pa
             if node.level:
                 above = [folder, *folder.parents][node.level - 1].relative_to(root).parts
                 package = ".".join([*above, *([package] if package else [])])
-            names = [package, *(f"{package}.{alias.name}" for alias in node.names)]
+            init = root.joinpath(*package.split("."), "__init__.py")
+            late = _on_first_use(init.read_text()) if init.is_file() else {}
+            names = [package, *(late.get(alias.name, f"{package}.{alias.name}") for alias in node.names)]
         for name in names:
             place = root
             for part in name.split("."):
                 place /= part
                 yield from (path for path in (place / "__init__.py", place.with_name(f"{part}.py")) if path.is_file())
+
+
+@cache
+def _on_first_use(text: str) -> dict[str, str]:
+    """Module of each name that the code of a package imports for type checkers alone."""
+    tree = ast.parse(text)
+    late = set(ast.walk(tree)) - set(_without_type_checking(tree))
+    found = (node for node in late if isinstance(node, ast.ImportFrom) and node.module)
+    return {alias.name: str(node.module) for node in found for alias in node.names}
 
 
 def _without_type_checking(tree: ast.AST) -> Iterator[ast.AST]:

@@ -17,6 +17,9 @@ from fairnb.run.messages import unknown
 ENDS = {"": "mean", "_low": "min", "_high": "max"}
 DIGITS = 3, 6  # of an interval: usually, and at most, where fewer would round an end to 0; results/ carry six
 INTERVAL, WHOLE = re.compile(r"\([-+\d][^)]*\)"), r'<span style="white-space: nowrap">\g<0></span>'
+PAGE = """body { font: 15px sans-serif; margin: 2em auto; max-width: 60em; padding: 0 1em; color: #222832; }
+td, th { padding: 0.1em 0.7em; } div { overflow-x: auto; }
+"""
 FIGURES = re.compile(r"(?:[-–+\d.,:;%()e ]|of|to|nan)*")  # the characters of numbers, shares, intervals and gaps
 
 
@@ -77,16 +80,18 @@ def in_brief(table: pd.DataFrame, differences: pd.DataFrame, name: str) -> pd.Da
 
 
 def with_range(table: pd.DataFrame, column: str, *, signed: bool = False) -> pd.Series:
-    """A column with its `_low` and `_high`, as text: 0.123 (0.120–0.126), or signed, -0.010 (-0.012 to +0.001). NaN is –.
+    """A column with its `_low` and `_high`, as text: 0.123 (0.120–0.126), or signed, -0.010 (-0.012 to +0.001).
 
-    A printed signed interval excludes 0 exactly if the interval does: if an end other than 0 would look like 0, all three
-    numbers get more digits, and at the last digit they are rounded away from 0.
+    NaN is –; an unsigned number without an interval stands alone. A printed signed interval excludes 0 exactly if the
+    interval does: if an end other than 0 would look like 0, all three numbers get more digits, and at the last digit they
+    are rounded away from 0.
     """
     if signed:
         triples = table[[f"{column}{end}" for end in ENDS]].to_numpy(dtype=float)
         return pd.Series([_signed(*triple) for triple in triples.tolist()], index=table.index, dtype=object)
     middle, low, high = (table[f"{column}{end}"].map("{:.3f}".format) for end in ENDS)
-    return (middle + " (" + low + "–" + high + ")").where(table[column].notna(), "–")
+    ranged = (middle + " (" + low + "–" + high + ")").where(table[f"{column}_low"].notna(), middle)
+    return ranged.where(table[column].notna(), "–")
 
 
 def _signed(middle: float, low: float, high: float) -> str:
@@ -121,6 +126,14 @@ def shown(table: pd.DataFrame, digits: int = 3) -> Styler:
 
 def _words(name: str) -> str:
     return escape(name.replace("_", " "), quote=False)
+
+
+def standalone(body: str, title: str, style: str = "") -> str:
+    """A page in one file that needs no network, of HTML; its title is plain text."""
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{escape(title)}</title><style>{PAGE}{style}</style></head><body><h1>{escape(title)}</h1>{body}</body></html>\n"
+    )
 
 
 def of_methods(methods: pd.DataFrame, *, settings: bool = False) -> pd.DataFrame:

@@ -30,7 +30,7 @@ def read_celeba(root: str | Path, **given: Any) -> Faces:
 
 
 def open_dataset(data: Data, root: Path = Path()) -> Faces:
-    """Open the dataset of a run; `data.data_root` is relative to `root`.
+    """Open the dataset of a run, by its `Data` or all its `Parameters`; `data.data_root` is relative to `root`.
 
     Missing folders, files or images (counted) raise FileNotFoundError; a table, name or value that cannot be read, with its
     line, or an empty split or group raises ValueError.

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 
 from fairnb.data.faces import SPLITS, Chosen, Faces
@@ -23,7 +24,7 @@ def labelled(found: Annotated, data: Data) -> Faces:
 
     What is left out or assumed stands in `Faces.told`.
     """
-    table, told = _Attributes(found, data), list(found.told)
+    table, told = Attributes(found.table, data, found.source, found.binary, found.above), list(found.told)
     if unlisted := getattr(found.images, "unlisted", ()):
         told.append(f"{len(unlisted):,} images are there and in no row of {found.source}: {some(unlisted, 3)}")
     split = found.split
@@ -45,12 +46,19 @@ def labelled(found: Annotated, data: Data) -> Faces:
     )  # fmt: skip
 
 
-class _Attributes:
-    """The columns of a table, read when they are wanted."""
+class Attributes:
+    """The columns of a table of attributes as `data` says to read them, each when it is wanted.
 
-    def __init__(self, found: Annotated, data: Data) -> None:
-        self.found, self.data, self.known, self.doubtful = found, data, dict[str, Column](), False
-        names = list(map(str, found.table.columns))
+    `source` is its file, for messages. With `binary` every column must hold yes and no; numbers `above` are yes. A name that
+    is no column raises ValueError.
+    """
+
+    def __init__(
+        self, table: pd.DataFrame, data: Data, source: str, binary: bool = False, above: float | None = None
+    ) -> None:
+        self.table, self.data, self.source, self.binary, self.above = table, data, source, binary, above
+        self.known, self.doubtful = dict[str, Column](), False
+        names = list(map(str, table.columns))
         wanted = [self.named(spec)[0] for spec in data.targets]
         for name in (*data.attributes, *wanted):
             if name not in names:
@@ -59,22 +67,20 @@ class _Attributes:
             raise ValueError(f"{both[0]!r} is sensitive: it cannot also be a target")
         self.names = [name for name in names if name not in data.attributes and (not wanted or name in wanted)]
         self.specs = {name: [spec for one, spec in zip(wanted, data.targets, strict=True) if one == name] for name in wanted}
-        if not self.names:
-            raise ValueError(f"there is no label to predict beside {' and '.join(map(repr, data.attributes))}")
         if odd := [name for name in data.bins if name not in names]:
             raise ValueError(f"bins: {unknown('attribute', odd[0], names)}")
 
     def named(self, spec: str) -> tuple[str, float | None]:
         """The attribute and the threshold of a target such as `Bald>0.5`."""
         parts = re.fullmatch(r"(.+?)\s*>\s*([-+]?[\d.]+)", spec)
-        if parts is None or spec in self.found.table:
+        if parts is None or spec in self.table:
             return spec, None
         return parts[1], float(parts[2])
 
     def column(self, name: str) -> Column:
         """A column; 0 beside −1 and 1 is missing, since nobody can tell whether it says absent or unknown."""
         if name not in self.known:
-            column = Column.of(name, self.found.table[name])
+            column = Column.of(name, self.table[name])
             if not column.odd and {"-1", "0"} <= set(column.words):
                 column, self.doubtful = column.without("0"), True
             self.known[name] = column
@@ -82,7 +88,7 @@ class _Attributes:
 
     def groups(self) -> Column:
         """The product of all sensitive attributes, in their order."""
-        product = Column("", np.zeros(len(self.found.table), dtype=int), [""])
+        product = Column("", np.zeros(len(self.table), dtype=int), [""])
         merge, done = dict(self.data.merge), set[str]()
         for name in self.data.attributes:
             one = self._group(name)
@@ -101,7 +107,7 @@ class _Attributes:
         column = self.column(name)
         if name in self.data.bins:
             return self._binned(column)
-        above = self.found.above
+        above = self.above
         if above is not None or self._yes_or_no(column):
             words = ["female", "male"] if name == "Male" else [f"not {name}", name]  # the paper's words for Male
             return Column(name, column.yes(above).astype(int), words)
@@ -118,11 +124,11 @@ class _Attributes:
             return True
         rows = np.isin(column.codes, [column.words.index(word) for word in column.odd])
         known = {word.lower() for word in column.words} - {word.lower() for word in column.odd}
-        if self.found.binary or (known & YES and known & NO and rows.mean() <= RARE):
-            line = self.found.table.index[int(rows.argmax())]
+        if self.binary or (known & YES and known & NO and rows.mean() <= RARE):
+            line = self.table.index[int(rows.argmax())]
             many = f" ({int(rows.sum()):,} values: {some(column.odd)})" if rows.sum() > 1 else ""
             raise ValueError(
-                f"{self.found.source}, line {line}, {column.name}: {column.odd[0]!r} is none of 1, -1, 0, yes, no{many}"
+                f"{self.source}, line {line}, {column.name}: {column.odd[0]!r} is none of 1, -1, 0, yes, no{many}"
             )
         return False
 
@@ -132,7 +138,9 @@ class _Attributes:
         return column.binned(self.data.bins[column.name])
 
     def labels(self, told: list[str]) -> tuple[list[str], np.ndarray]:
-        """Names and values of the labels: int8 [N, L], 1 for yes, 0 for no, −1 where missing."""
+        """Names and values of the labels: int8 [N, L], 1 for yes, 0 for no, −1 where missing; none is a ValueError."""
+        if not self.names:
+            raise ValueError(f"there is no label to predict beside {' and '.join(map(repr, self.data.attributes))}")
         found: dict[str, np.ndarray] = {}
         for name in self.names:
             for spec in self.specs.get(name, [name]):
@@ -143,7 +151,7 @@ class _Attributes:
 
     def _labels(self, name: str, spec: str, told: list[str]) -> dict[str, np.ndarray]:
         column = self.column(name)
-        above = self.named(spec)[1] if spec != name else self.found.above
+        above = self.named(spec)[1] if spec != name else self.above
         if above is not None:
             if column.numbers is None:
                 raise ValueError(f"{spec}: {name} holds words ({some(column.words, 3)}), not numbers")
@@ -176,7 +184,7 @@ def _merged(column: Column, merge: Mapping[str, Sequence[str]]) -> Column:
 
 
 def _kept(
-    found: Annotated, data: Data, table: _Attributes, group: Column, missing: Mapping[str, np.ndarray], told: list[str]
+    found: Annotated, data: Data, table: Attributes, group: Column, missing: Mapping[str, np.ndarray], told: list[str]
 ) -> np.ndarray:
     """The images whose missing values do not leave them out, bool [N]."""
     gaps = {name: at for name, at in missing.items() if at.any()}

@@ -261,13 +261,15 @@ def _named(root: Path, name: str) -> Path:
     return found
 
 
-def read_attributes(file: Path) -> pd.DataFrame:
+def read_attributes(file: Path, image: str = "") -> pd.DataFrame:
     """An attribute file of CelebA, official (`.txt`, with or without its first line, a count) or Kaggle's; images first.
 
-    ValueError if it lists an image twice.
+    They stand in the column `image`, where there is one, or have a usual name, or come first. ValueError if one is listed
+    twice.
     """
     table = _official(file) if file.suffix == ".txt" else read_table(file)
-    image = column_of(table, file.name, "image", "", USUAL["image"]) or table.columns[0]
+    given = image if image in table else ""
+    image = column_of(table, file.name, "image", given, USUAL["image"]) or table.columns[0]
     table = table[[image, *(name for name in table if name != image)]].rename(columns={image: "image"})
     table["image"] = list(map(str.strip, table["image"]))
     if twice := int(table["image"].duplicated().sum()):

@@ -11,20 +11,19 @@ found.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from fairnb.evidence.outcome import Outcome
 from fairnb.features import Features
-from fairnb.metrics import MEASURES, cells
+from fairnb.metrics import MEASURES
 
 LEVEL = 0.95  # of the intervals
 FEW = 8  # people: a rate of fewer is left out
-AT_ONCE = 500  # draws per batch, limited by memory
+AT_ONCE, MOST = 500, 2**27  # draws per batch, and their counts of images, limited by memory
 
 
 def interval(draws: Tensor, level: float = LEVEL) -> tuple[Tensor, Tensor]:
@@ -46,15 +45,36 @@ def holm(p: Tensor) -> Tensor:
     return torch.zeros_like(p).scatter(0, place, corrected)
 
 
-def resampled(counts: Tensor, tables: Tensor) -> Tensor:
-    """Tables [B, ...] of draws, from the counts of each image, float32 [B, N], and each image's own table [N, ...]."""
-    return (counts @ tables.flatten(1).float()).unflatten(1, tables.shape[1:])
-
-
 def draw_counts(images: int, draws: int, generator: torch.Generator) -> Tensor:
     """Counts of N images in N draws with replacement: float32 [B, N], exact up to 2^24 images."""
     drawn = torch.randint(images, (draws, images), generator=generator)
     return torch.zeros(draws, images).scatter_add_(1, drawn, torch.ones(()).expand(draws, images))
+
+
+def resamples(truth: Features, predicted: Sequence[Tensor], draws: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Contingency tables of draws of people, with all their images, the same for K predictions bool [L, N].
+
+    They come in batches, float32 [b, K, L, G, 2, 2], whose integers are exact up to 2^24 images.
+    """
+    people, who = truth.people
+    groups = [(truth.group == group).nonzero().squeeze(1) for group in range(truth.groups)]
+    at_once = max(1, min(AT_ONCE, MOST // len(who)))
+    for first in range(0, draws, at_once):
+        counts = draw_counts(people, min(at_once, draws - first), generator)[:, who]  # [b, N]
+        tables = [_tables(counts[:, rows], truth.labels[rows].T, [one[:, rows] for one in predicted]) for rows in groups]
+        yield torch.stack(tables, dim=-3)
+
+
+def _tables(counts: Tensor, true: Tensor, predicted: list[Tensor]) -> Tensor:
+    """Tables [b, K, L, 2, 2] of the images of one group, from their counts in each draw, float32 [b, n]."""
+
+    def total(of: Tensor) -> Tensor:
+        return counts @ of.T.float()
+
+    positives = total(true).unsqueeze(1)  # [b, 1, L]
+    positive, both = (torch.stack(list(map(total, of)), dim=1) for of in (predicted, [one & true for one in predicted]))
+    neither = counts.sum(1).view(-1, 1, 1) - positives - positive + both
+    return torch.stack([neither, positive - both, positives - both, both], dim=-1).unflatten(-1, (2, 2))
 
 
 def seed_weights(seeds: int, draws: int, generator: torch.Generator) -> Tensor:
@@ -98,36 +118,37 @@ class Draws:
 
 def draw(order: list[list[Outcome]], truth: Features, draws: int, generator: torch.Generator) -> Draws:
     """Resample people, with all their images, and weight seeds."""
-    few = _few(truth)
-    each = torch.stack([torch.stack([_measures(truth.tables(one.test)) for one in row]) for row in order], dim=1)
+    few = too_few(people_by_cell(truth))
+    each = torch.stack([torch.stack([measures(truth.tables(one.test)) for one in row]) for row in order], dim=1)
     each = each.masked_fill(few, torch.nan)  # [K, M, Q, L]
-    cell = cells(truth.labels.T, one_hot(truth.group, truth.groups)).transpose(0, 1)  # [N, L, G·2]
-    people, who = truth.people
-    found, own = [], torch.zeros(0)
-    for first in range(0, draws, AT_ONCE):
-        counts = draw_counts(people, min(AT_ONCE, draws - first), generator)[:, who]  # [b, N]
-        everybody = resampled(counts, cell)  # [b, L, G·2]
-        seen = []  # [b, K, Q, L] of each method
-        for row in order:
-            positive = [resampled(counts, cell * one.test.T.unsqueeze(-1)) for one in row]
-            tables = [torch.stack([everybody - yes, yes], dim=-1).unflatten(-2, (-1, 2)) for yes in positive]
-            seen.append(torch.stack(list(map(_measures, tables)), dim=1))
-        changed = (torch.stack(seen, dim=2) - each).nan_to_num().masked_fill(few, torch.nan)  # no people, no change
+    found, own = list[Tensor](), torch.zeros(0)
+    for tables in resamples(truth, [one.test for row in order for one in row], draws, generator):
+        seen = measures(tables).unflatten(1, (len(order), -1)).transpose(1, 2)  # [b, K, M, Q, L]
+        changed = (seen - each).nan_to_num().masked_fill(few, torch.nan)  # no people, no change
+        own = changed - changed.mean(0) if not found else own
         found.append(changed.mean(1))
-        own = own if first else changed - changed.mean(0)
     changed = torch.cat(found)
     return Draws(each, changed - changed.mean(0), own, seed_weights(len(each), draws, generator))
 
 
-def _few(truth: Features) -> Tensor:
-    """Whether a measure of a label is a rate of fewer than `FEW` people of a group: bool [M, L], M measures."""
-    cell = cells(truth.labels.T, one_hot(truth.group, truth.groups))  # [L, N, G·2]
+def people_by_cell(truth: Features) -> Tensor:
+    """People with an image of each group and truth: int64 [L, G, 2], negatives then positives."""
     people, who = truth.people
-    counts = (torch.zeros(len(cell), people, cell.shape[-1]).index_add(1, who, cell) > 0).sum(1)
-    few = (counts.unflatten(-1, (-1, 2)) < FEW).any(1)  # [L, 2]: negatives, positives
+    counts = torch.zeros(truth.labels.shape[1], truth.groups, 2, dtype=torch.int64)
+    for group in range(truth.groups):
+        rows = truth.group == group
+        for value in (0, 1):
+            images = (truth.labels[rows] == bool(value)).float()
+            counts[:, group, value] = (torch.zeros(people, len(counts)).index_add(0, who[rows], images) > 0).sum(0)
+    return counts
+
+
+def too_few(people: Tensor) -> Tensor:
+    """Whether a measure of a label is a rate of fewer than `FEW` people of a group, see `people_by_cell`: bool [M, L]."""
+    few = (people < FEW).any(1)  # [L, 2]
     return torch.stack([few[:, 0] & False if one.people is None else few[:, one.people] for one in MEASURES.values()])
 
 
-def _measures(tables: Tensor) -> Tensor:
+def measures(tables: Tensor) -> Tensor:
     """`MEASURES` of tables [..., L, G, 2, 2]: float64 [..., M, L]; a gap is NaN if a group has no such people."""
     return torch.stack([measure.of(tables) for measure in MEASURES.values()], dim=-2)

@@ -31,9 +31,8 @@ class Stated:
 def card(config: Mapping[str, Any], labels: pd.DataFrame, groups: pd.DataFrame, tried: pd.DataFrame, stated: Stated) -> str:
     """README.md with its block of metadata.
 
-    `config` is the content of config.json. `labels` and `groups` hold the measures of the analysed labels on test: columns
-    label, uei, chance, accuracy, tpr_gap, fpr_gap, and label, group, n, positives, predicted_positives, us, tpr, fpr. Each
-    measure but `chance` has the ends of its interval, `_low` and `_high`, which may be NaN. `tried` is the run's labels.csv.
+    `config` is the content of config.json, `labels` and `groups` are the tables of an `Assessment` of the analysed labels on
+    test, and `tried` is the run's labels.csv.
     """
     from huggingface_hub import EvalResult, ModelCard, ModelCardData  # of the extra `export`
 
@@ -78,14 +77,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, words: int
 
 
 def _of_labels(labels: pd.DataFrame) -> str:
-    measures = (_ranged(labels, name) for name in ("uei", "accuracy", "tpr_gap", "fpr_gap"))
-    rows = zip(labels.label, *measures, labels.chance.map("{:.3f}".format), strict=True)
+    measures = (with_range(labels, name) for name in ("uei", "accuracy", "tpr_gap", "fpr_gap"))
+    rows = zip(labels.label, *measures, labels.uei_chance.map("{:.3f}".format), strict=True)
     return table(["label", "UEI", "accuracy", "gap of TPR", "gap of FPR", "UEI by chance"], rows)
 
 
 def _of_groups(groups: pd.DataFrame) -> str:
     counts = (groups[name].map("{:,}".format) for name in ("n", "positives", "predicted_positives"))
-    rows = zip(groups.label, groups.group, *counts, *(_ranged(groups, name) for name in ("us", "tpr", "fpr")), strict=True)
+    rows = zip(
+        groups.label, groups.group, *counts, *(with_range(groups, name) for name in ("us", "tpr", "fpr")), strict=True
+    )
     return table(["label", "group", "images", "positives", "predicted", "US", "TPR", "FPR"], rows, words=2)
 
 
@@ -97,9 +98,3 @@ def _of_methods(tried: pd.DataFrame, taken: str) -> str:
     higher = rows.higher.map(str) + " of " + rows.labels.map(str)
     lines = zip(names, rows.method.map(group_use), *means, higher, strict=True)
     return table(["model", "use of the group", "UEI", "accuracy", "higher UEI"], lines, words=2) if len(rows) > 1 else ""
-
-
-def _ranged(frame: pd.DataFrame, column: str) -> pd.Series:
-    """A column with its interval as text, alone where there is none; NaN is –."""
-    alone = frame[column].map("{:.3f}".format)
-    return with_range(frame, column).mask(frame[f"{column}_low"].isna() & frame[column].notna(), alone)

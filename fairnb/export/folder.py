@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -21,7 +22,6 @@ from fairnb.data.feeding import BATCH
 from fairnb.evidence.compare import read_run
 from fairnb.experiment import Experiment
 from fairnb.export.card import Stated, card
-from fairnb.export.measured import measured
 from fairnb.export.network import FORMAT, FromPixels, load, squares, thresholds
 from fairnb.export.onnx_file import INPUTS, run_onnx, write_onnx
 from fairnb.heads import Heads
@@ -32,6 +32,7 @@ from fairnb.run.messages import some, unknown
 from fairnb.run.parameters import Recipe
 from fairnb.run.record import git_revision
 from fairnb.training import FILES
+from fairnb.yours.assessment import DRAWS, by_group
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime", "huggingface_hub")  # the extra `export`
 PACKAGES = ("fairnb", "torch", "torchvision", "onnx", "onnxruntime", "numpy", "pillow")
@@ -93,8 +94,9 @@ def export(
         shutil.copyfile(str(pixels.__file__), folder / "pixels.py")
         config["checked"] = made.check(folder / "model.onnx", network, config, say)
         save_json(folder / "config.json", config)
-        measures, tried = made.measured(), made.experiment.labels()
-        (folder / "README.md").write_text(card(config, *measures, tried, stated or Stated()), encoding="utf-8")
+        groups, labels = made.assessed(config)
+        words = card(config, labels, groups, made.experiment.labels(), stated or Stated())
+        (folder / "README.md").write_text(words, encoding="utf-8")
 
 
 def open_run(folder: Path, method: str) -> Experiment:
@@ -147,6 +149,7 @@ class _Exported:
             "dataset": {
                 "layout": given.data, "name": "drawn faces" if given.data == "drawn" else Path(given.data_root).name,
                 "images": {split: len(faces.rows(split)) for split in SPLITS},
+                "people": None if faces.person is None else self.test.people[0],
                 "told": [line.replace(str(given.data_root) or "\0", "the folder") for line in faces.told],
             },
             "versions": {name: version(name) for name in PACKAGES},
@@ -168,14 +171,14 @@ class _Exported:
         say(f"torch and the run: {found['run']}")
         return {name: vars(agreement) | {"words": str(agreement)} for name, agreement in found.items()}
 
-    def measured(self) -> tuple[Any, Any]:
-        """Tables per label and per label and group on test, of the analysed labels."""
-        experiment, kept = self.experiment, self.experiment.analysed
-        names = [name for name, there in zip(experiment.faces.label_names, kept.tolist(), strict=True) if there]
-        predicted = self.heads.of(kept).predict(self.test)
-        return measured(
-            predicted, self.test.of_labels(kept), names, experiment.faces.group_names, experiment.faces.sensitive
+    def assessed(self, config: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The tables `groups` and `labels` of an `Assessment` on test, of the analysed labels."""
+        kept, names = self.experiment.analysed, config["analysed"]
+        predicted, attribute = self.heads.of(kept).predict(self.test), self.experiment.faces.sensitive
+        groups, labels, _ = by_group(
+            self.test.of_labels(kept), predicted, names, attribute, config["groups"], draws=DRAWS, seed=0
         )
+        return groups, labels
 
 
 def one_head(heads: Heads, base: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,7 +38,7 @@ def predict(
     FileNotFoundError: no exported model, or no images. ValueError: a group that is missing or unknown, or given in vain.
     """
     config, network = load(folder)
-    pictures = open_images(images)
+    pictures, names = open_images(images)
     if config["needs_group"] != (groups is not None):
         named = " and ".join(config["sensitive"])
         raise ValueError(
@@ -47,14 +48,13 @@ def predict(
         )
     group = torch.zeros(len(pictures), dtype=torch.int64)
     if groups is not None:
-        group = groups_of(pictures.names, groups, columns, config)
+        group = groups_of(names, groups, columns, config)
     scores, failed = _scores(config, network, pictures)
     rows = [row for row in range(len(pictures)) if row not in failed]
     by_label = (scores - thresholds(config)[group[rows]]).numpy()
-    names = [f"{label}_score" for label in config["labels"]]
-    table = pd.DataFrame(by_label, columns=names)
-    table.insert(0, "image", [pictures.names[row] for row in rows])
-    return table, pd.DataFrame({"image": [pictures.names[row] for row in failed], "reason": list(failed.values())})
+    table = pd.DataFrame(by_label, columns=[f"{label}_score" for label in config["labels"]])
+    table.insert(0, "image", [names[row] for row in rows])
+    return table, pd.DataFrame({"image": [names[row] for row in failed], "reason": list(failed.values())})
 
 
 def save_predictions(path: Path, table: pd.DataFrame, failed: pd.DataFrame) -> str:
@@ -79,15 +79,19 @@ def save_predictions(path: Path, table: pd.DataFrame, failed: pd.DataFrame) -> s
     )
 
 
-def open_images(path: Path) -> Images:
-    """All images of a folder, with those below it, or of a zip; FileNotFoundError if there are none."""
+def open_images(path: Path) -> tuple[Images, list[str]]:
+    """All images of a folder, with those below it, or of a zip, and their paths in it; FileNotFoundError if there are none.
+
+    The paths in a zip are those below the folder that holds all of it, as for that folder itself.
+    """
     reader: Any = ImageFolder if path.is_dir() else ImageZip
     if not path.exists() or (path.is_file() and path.suffix.lower() != ".zip"):
         raise FileNotFoundError(f"{path} is neither a folder nor a zip of images")
     names = list(reader(path, []).unlisted)
     if not names:
         raise FileNotFoundError(f"{path} holds no images")
-    return reader(path, names)
+    top = "" if path.is_dir() else posixpath.commonpath([posixpath.dirname(name) for name in names])
+    return reader(path, names), [posixpath.relpath(name, top or ".") for name in names]
 
 
 def groups_of(names: Sequence[str], table: Path, columns: Sequence[str], config: dict[str, Any]) -> Tensor:

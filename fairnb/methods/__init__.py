@@ -33,11 +33,12 @@ __all__ = [
 ]  # fmt: skip
 
 BASE = Method("base", None, frozenset(), "unused", "#d55e00", "o", paper=True)
-# In the order of tables and figures.
 _ALL = (
     BASE, dynamic_weighting.METHOD, multi_task.METHOD, thresholds.BY_LABEL, thresholds.BY_GROUP, soft_uei.METHOD,
     random_search.METHOD, calibrated.METHOD, *PEERS,
 )  # fmt: skip
+#: Every method by its name, which `Experiment.search` takes, in the order of tables and figures. Each declares what it
+#: depends on, its use of the group, and its source; `METHODS["multi-task"].search` solves a `fairnb.methods.Problem`.
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 MITIGATIONS = tuple(filter(None, get_args(Parameters.model_fields["mitigation"].annotation)))  # of the training
 

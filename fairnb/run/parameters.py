@@ -263,6 +263,11 @@ class Pages(Part):
     swarm_steps: int = _field(249, "their iterations after the start", ge=1)
     swarm_seeds: int = _field(5, "swarms that fly at once, each from a start of its own", ge=1)
     crossed: str = _field("", 'another attribute that splits the groups; "" takes Young, or the one that does most evenly')
+    predictions: str = _field("", 'a table of predictions to assess, CSV, TSV or Parquet; "" takes those of this run')
+    by: tuple[str, ...] = _field((), "its columns of sensitive attributes; [] takes this run's")
+    truths: str = _field("{label}", "names of its columns of true labels")
+    scores: str = _field("{label}_score", "names of its columns of predictions")
+    own_images: int = _field(6000, "most images on which a classifier of your own is trained", ge=1)
     sweep_seeds: int = _field(3, "seeds of the searches in the sweep", ge=1)
     women: int = _field(6000, "people in the first group of the worked example", ge=1)
     men: int = _field(4000, "people in its second group", ge=1)
@@ -274,7 +279,10 @@ PARTS: tuple[type[Part], ...] = (Data, Recipe, Swarm, Settings, Pick, Machine, P
 
 
 class Parameters(Pages, Machine, Pick, Settings, Swarm, Recipe, Data):
-    """All parameters of one run."""
+    """All parameters of one run, as the page "Parameters" lists them; frozen, and a part can be taken from them.
+
+    An unknown name, a value out of its bounds, or values that contradict each other raise ValueError.
+    """
 
     run: str = _field("demo", "results go to runs/<run>/")
 

@@ -99,8 +99,11 @@ def load_run(folder: Path) -> dict[str, Any]:
 
 
 def git_revision() -> str:
-    """Commit checked out, with `+` where files differ from it; 'unknown' outside a repository."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    """Commit checked out, with `+` where files differ from it; 'unknown' for a package that is not in its repository."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():  # an installed package may lie in the repository of another project
+        return "unknown"
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -1,0 +1,128 @@
+"""One split of somebody's images, as `mitigate` takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairnb.features import Features
+from fairnb.run.messages import some
+from fairnb.yours import arrays
+
+FEWEST = 4  # numbers in a row by which an image is known again
+
+
+class Sample:
+    """Labels, groups, and the scores or penultimate features of N images.
+
+    Args:
+        truth: 0 and 1, [N, L], as for `assess`.
+        group: [N], or a frame of several sensitive attributes, whose product makes the groups; none may be missing.
+        scores: [N, L], logits or probabilities of the L labels, where a classifier is known by its scores alone.
+        group_scores: [N] or [N, K], scores from which the group can be inferred, where predictions are not given the group.
+        features: [N, D], the input of the classifier's last layer; instead of scores.
+        person: [N], who is shown, if known.
+        image: [N], names of the images, by which it is checked that no image is in two splits; without, rows are compared.
+        names: of the labels, where the arrays have none.
+        kind: of the scores, 'probabilities' or 'logits', as for `assess`.
+        bins: where groups of numbers begin.
+    """
+
+    def __init__(
+        self, truth: Any, group: Any, *, scores: Any = None, group_scores: Any = None, features: Any = None,
+        person: Any = None, image: Any = None, names: Sequence[str] | None = None, kind: arrays.Kind | None = None,
+        bins: Mapping[str, Sequence[float]] | None = None,
+    ) -> None:  # fmt: skip
+        if (scores is None) == (features is None):
+            raise ValueError("give the scores of the labels, or the features that the last layer reads: one of the two")
+        if features is not None and group_scores is not None:
+            raise ValueError("group_scores go with scores: a search over features infers the group from these")
+        true, columns = arrays.truths(truth)
+        self.told: list[str] = []
+        self.cut: float | None = None  # of scores: above it they predict a label
+        others: list[str] = []
+        if features is not None:
+            x, _ = arrays.matrix(features, "features")
+        else:
+            x, others, found = arrays.scores(scores, kind, self.told)
+            if found == "binary":
+                raise ValueError("scores are all 0 and 1: a threshold can only move along logits or probabilities")
+            self.cut = arrays.CUTS[found]
+        self.attribute, column = list(arrays.attributes(group, bins, products=True).items())[-1]
+        self.people, self.images = (
+            [*map(str, np.asarray(of).tolist())] if of is not None else None for of in (person, image)
+        )
+        more = None if group_scores is None else arrays.matrix(group_scores, "group_scores")[0]
+        arrays.same_images(
+            truth=true, **{"scores" if features is None else "features": x}, group=column.codes, group_scores=more,
+            **{name: np.asarray(of) for name, of in {"person": person, "image": image}.items() if of is not None},
+        )  # fmt: skip
+        if missing := int((column.codes < 0).sum()):
+            raise ValueError(
+                f"{self.attribute} is missing for {missing:,} images, first in row {int((column.codes < 0).argmax())}"
+            )
+        self.labels, ordered = arrays.matched(true, true if features is not None else x, names, (columns, others))
+        x = x if features is not None else ordered
+        x = (x if more is None else torch.cat([x, more.to(x.dtype)], dim=1)).float().contiguous()
+        self.groups, codes = list(column.words), torch.from_numpy(column.codes).long()
+        self.features = Features(x, true, codes, len(self.groups), arrays.numbered(person))
+
+    @property
+    def inferred(self) -> bool:
+        """Whether scores of the group stand behind those of the labels."""
+        return self.cut is not None and self.features.x.shape[1] > len(self.labels)
+
+    @property
+    def columns(self) -> list[str]:
+        """What the columns of the features are."""
+        width, labels = self.features.x.shape[1], len(self.labels)
+        if self.cut is None:
+            return ["features"] * width
+        return [f"scores above {self.cut:g}"] * labels + ["scores of the group"] * (width - labels)
+
+    @property
+    def heads(self) -> Tensor:
+        """The last layer that reads scores as they are, float32 [L, L + K + 1]: each label's own score, less its cut."""
+        assert self.cut is not None
+        size, width = len(self.labels), self.features.x.shape[1]
+        return torch.cat([torch.eye(size, width), torch.full((size, 1), -self.cut)], dim=1)
+
+
+def check_splits(valid: Sample, test: Sample) -> None:
+    """Raise ValueError if two splits differ in labels, groups or columns, or share people or images, with their number."""
+    for what in ("labels", "groups", "columns"):
+        mine, theirs = getattr(valid, what), getattr(test, what)
+        if mine != theirs:
+            raise ValueError(f"validation and test differ in {what}: {_shown(mine)} and {_shown(theirs)}")
+    shared = {}
+    for what in ("people", "images"):
+        mine, theirs = getattr(valid, what), getattr(test, what)
+        if mine is not None and theirs is not None and (both := set(mine) & set(theirs)):
+            shared[what] = len(both)
+    if None in (valid.images, test.images) and (count := _same_rows(valid.features.x, test.features.x)):
+        shared["images (rows of equal numbers)"] = count
+    if shared:
+        raise ValueError(
+            f"validation and test share {' and '.join(f'{count:,} {what}' for what, count in shared.items())}: what is "
+            "chosen on an image cannot be judged on it; leave them out of one of the two"
+        )
+
+
+def _shown(names: list[str]) -> str:
+    return f"{len(names)} ({some(names, 3)})"
+
+
+def _same_rows(first: Tensor, second: Tensor) -> int:
+    """Rows [D] that are in both, and once in each: those of a saturated network may repeat without being one image."""
+    if first.shape[1] < FEWEST:
+        return 0
+    once = []
+    for x in (first, second):
+        rows = np.ascontiguousarray(x.numpy()).view(np.dtype((np.void, x.shape[1] * x.element_size()))).ravel()
+        found, counts = np.unique(rows, return_counts=True)
+        once.append(set(found[counts == 1].tolist()))
+    return len(once[0] & once[1])
