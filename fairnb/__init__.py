@@ -24,6 +24,7 @@ ROAD = {
     "Data": {"open_dataset": "data"},
     "Model and search": {"Experiment": "experiment", "Parameters": "run.parameters", "METHODS": "methods"},
     "Evidence": {"contingency_table": "metrics", "underestimation_score": "metrics", "underestimation_index": "metrics"},
+    "A classifier of your own": dict.fromkeys(("assess", "Assessment", "Sample", "mitigate", "Mitigation"), "yours"),
 }
 _ROOMS = {name: room for names in ROAD.values() for name, room in names.items()}
 __all__ = [*_ROOMS]
@@ -36,6 +37,11 @@ if TYPE_CHECKING:  # the same names for type checkers and editors, which read no
     from fairnb.metrics import underestimation_index as underestimation_index
     from fairnb.metrics import underestimation_score as underestimation_score
     from fairnb.run.parameters import Parameters as Parameters
+    from fairnb.yours import Assessment as Assessment
+    from fairnb.yours import Mitigation as Mitigation
+    from fairnb.yours import Sample as Sample
+    from fairnb.yours import assess as assess
+    from fairnb.yours import mitigate as mitigate
 else:
 
     def __getattr__(name: str) -> Any:

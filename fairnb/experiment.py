@@ -33,12 +33,14 @@ from fairnb.data import Faces, open_dataset
 from fairnb.data.feeding import Feed
 from fairnb.features import Features, extract_features, load_features, load_layer, save_features
 from fairnb.heads import Heads
-from fairnb.methods import METHODS, Problem, Search, load_search, method_named, save_search
+from fairnb.methods import METHODS, Problem, Search, load_search, method_named, save_search, unmet
+from fairnb.methods.method import PICKED_BY
 from fairnb.model import MultiLabelNet
 from fairnb.run.device import make_fabric, resolve
 from fairnb.run.files import load_json, load_notes, project_root, save_json, save_table, save_tensors, share
 from fairnb.run.keys import content_key
-from fairnb.run.parameters import Data, Machine, Parameters, Recipe
+from fairnb.run.messages import unknown
+from fairnb.run.parameters import Conditions, Data, Machine, Parameters, Recipe
 from fairnb.run.record import Record, git_revision
 from fairnb.training import FILES, BaseModel, recipe_key, train_base
 
@@ -75,6 +77,7 @@ class Experiment:
             if record.stages and record.known["base_key"] != key:
                 source = repr(record.known["data_root"]) if record.known["data_root"] else "drawn"
                 record.refuse([f"images or annotations are not the same (they were from {source})"])
+            record.refuse(self._newer())
             if self.leads:  # the data may have moved
                 record.save(**({} if record.stages else self._surroundings()), base_key=key, data_root=given.data_root)
 
@@ -102,6 +105,11 @@ class Experiment:
         given, images = self.parameters, self.faces.images
         how = {"cache": self.record.runs / "cache", "fabric": self.fabric, "form": given.feed, "workers": given.workers}
         return Feed(images, given.resize, given.image_size, **how)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the analysed labels."""
+        return [name for name, kept in zip(self.faces.label_names, self.analysed.tolist(), strict=True) if kept]
 
     def base_model(self) -> BaseModel:
         """Stage one: the base model, trained (RuntimeError if several devices fail), resumed, loaded or copied."""
@@ -144,7 +152,8 @@ class Experiment:
                     features = extract_features(self.faces, self.base_model().model, self.feed, layer=layer)
                 if self.leads:
                     if layer == "penultimate":
-                        self._write_results("base", features, Heads(heads.unsqueeze(0)))
+                        alone = Heads(heads.unsqueeze(0))
+                        self._write_results("base", {split: alone.tables(part) for split, part in features.items()})
                     if not path.exists():
                         save_features(path, features)
             return features
@@ -181,11 +190,14 @@ class Experiment:
         given, features = self.parameters, self.features()  # always, for the base model's results
         valid = (self.pooled_features() if both_layers else features)["valid"].to(device)
         hidden = self.heads("hidden") if both_layers else None
-        how: Any = {"tolerance": given.tolerance, "seed": given.seed_of_search, "hidden": hidden, "saved": saved}
-        return Problem(valid, self.heads(), self.analysed, **how)
+        how: Any = {"tolerance": given.tolerance, "held_out": given.held_out, "conditions": given.part(Conditions)}
+        return Problem(valid, self.heads(), self.analysed, seed=given.seed_of_search, hidden=hidden, saved=saved, **how)
 
     def search(self, method: str) -> Search:
-        """Stage two: the result of a method of `METHODS`, searched or loaded; an unknown one raises ValueError."""
+        """Stage two: the result of a method of `METHODS`, searched or loaded; an unknown one raises ValueError.
+
+        Says for which labels nothing meets the side conditions of the pick, so that the base model stays.
+        """
         one = method_named(method)
         if one.find is None:
             raise ValueError(f"{method!r} is the model before any search: see base_model() and heads()")
@@ -199,11 +211,27 @@ class Experiment:
             with self._stage(method, takes):
                 if not path.exists() or load_notes(path).get("made_of") != made_of:  # or its rows alone are missing
                     save_search(path, one.search(problem, self.parameters), made_of=made_of)
-                found = load_search(path)
-                features = self.features() if found.heads.hidden is None else self.pooled_features()
-                self._write_results(method, features, found.heads)
+                self._write_results(method, self.counts(load_search(path).heads))
                 saved.unlink(missing_ok=True)
-        return load_search(path)  # on the CPU, as for later calls
+        return self._told(method, load_search(path))  # on the CPU, as for later calls
+
+    def pick_again(self, method: str, **other: Any) -> Search:
+        """A method's search with another pick from its fronts; nothing is saved, or searched again.
+
+        `other` holds values of tolerance, indifference and side conditions where they differ from the run's; another
+        parameter raises ValueError.
+        """
+        if strange := sorted(other.keys() - PICKED_BY):
+            raise ValueError(unknown("parameter of a pick", strange[0], PICKED_BY))
+        given, search = self.parameters.but(**other), self.search(method)
+        one, words = method_named(method), ", ".join(f"{name}={value}" for name, value in other.items())
+        again = one.pick_again(self.problem(both_layers=one.both_layers(given)), given, search.fronts)
+        return self._told(f"{method} ({words})" if words else method, again)
+
+    def counts(self, heads: Heads) -> dict[str, Tensor]:
+        """Contingency tables of heads by split, int64 [L, G, 2, 2]."""
+        features = self.features() if heads.hidden is None else self.pooled_features()
+        return {split: heads.tables(part) for split, part in features.items()}
 
     def labels(self) -> pd.DataFrame:
         """`labels.csv`: method, split, label, analysed, accuracy, uei. One row per method, split and label."""
@@ -213,10 +241,10 @@ class Experiment:
         """`groups.csv`: method, split, label, group, n, positives, predicted_positives, us (empty without positives)."""
         return tables.read(self.folder / "groups.csv")
 
-    def _write_results(self, method: str, features: dict[str, Features], heads: Heads) -> None:
-        made, labels = {split: heads.tables(part) for split, part in features.items()}, self.faces.label_names
-        self._merge("labels.csv", tables.label_rows(method, made, labels, self.analysed))
-        self._merge("groups.csv", tables.group_rows(method, made, labels, self.faces.group_names))
+    def _write_results(self, method: str, counts: dict[str, Tensor]) -> None:
+        labels = self.faces.label_names
+        self._merge("labels.csv", tables.label_rows(method, counts, labels, self.analysed))
+        self._merge("groups.csv", tables.group_rows(method, counts, labels, self.faces.group_names))
 
     def _merge(self, name: str, new: pd.DataFrame) -> None:
         """Replace a method's rows in a table; methods keep the order of `METHODS`, and copied numbers their last digit."""
@@ -262,6 +290,19 @@ class Experiment:
     def _stage(self, name: str, takes: frozenset[str] | set[str]) -> AbstractContextManager[None]:
         """Note a stage that ends without error; in a group, only the first process does."""
         return self.record.timed(name, takes, self._peak_memory) if self.leads else nullcontext()
+
+    def _told(self, method: str, search: Search) -> Search:
+        """The search, after saying where the base model stays because nothing meets the side conditions."""
+        if self.leads and (words := unmet(search, self.names)):
+            print(f"{method}: {words}")
+        return search
+
+    def _newer(self) -> list[str]:
+        """Parameters that are newer than a finished search, which took their defaults, and have another value now."""
+        own, usual = (given.model_dump(mode="json") for given in (self.parameters, Parameters()))
+        made = {METHODS[name]: stage["takes"] for name, stage in self.record.stages.items() if name in METHODS}
+        newer = {name for method, takes in made.items() for name in method.depends_on.difference(takes)}
+        return [f"{name} was {usual[name]!r}, now {own[name]!r}" for name in sorted(newer) if own[name] != usual[name]]
 
     def _first_alone(self) -> AbstractContextManager[None]:
         """Let the first process of a group, if any, go first."""

@@ -104,8 +104,18 @@ def false_positive_rate(table: Tensor) -> Tensor:
     return _share_of_positives(table[..., 0, :])
 
 
+def lowest_rate(rates: Tensor) -> Tensor:
+    """The lowest of the groups' rates [..., G] without those that are NaN: [...] in [0, 1], 1 if all are."""
+    return rates.nan_to_num(nan=1.0).amin(-1)
+
+
+def rate_gap(rates: Tensor) -> Tensor:
+    """Difference between the highest and the lowest of such rates [..., G]: [...] in [0, 1], 0 if all are NaN."""
+    return (rates.nan_to_num(nan=0.0).amax(-1) - lowest_rate(rates)).clamp(min=0)
+
+
 def gap(rate: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The measure of a rate's difference between its highest and its lowest group: [...] in [0, 1]."""
+    """The measure of a rate's difference between its highest and its lowest group: [...] in [0, 1], NaN if one is."""
     return lambda table: (rates := rate(table)).amax(-1) - rates.amin(-1)
 
 

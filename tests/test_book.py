@@ -13,8 +13,9 @@ import torch
 from fairnb.book import plots
 from fairnb.book import prose as book
 from fairnb.book.prose import ClaimError, claim, counted, of_recipe, out_of, sign, spelled, verdict
-from fairnb.book.tables import with_range
+from fairnb.book.tables import of_pick, with_range
 from fairnb.methods import METHODS, group_use
+from fairnb.metrics import underestimation_index
 
 # Sentences that tell methods or settings apart, or say that nothing does.
 COMPARES = re.compile(
@@ -32,6 +33,22 @@ def test_a_claim_fails_with_its_words():
     claim(True, "two is more than one")
     with pytest.raises(ClaimError, match="do not bear out what the page says: 'one is more than two'"):
         claim(False, "one is more than two")
+
+
+def test_a_picks_row_by_hand():
+    counts = torch.tensor(
+        [
+            [[[8, 2], [4, 6]], [[9, 1], [2, 8]]],  # false positive rates 0.2 and 0.1, recall 0.6 and 0.8
+            [[[3, 4], [9, 1]], [[10, 0], [5, 5]]],  # 7 negatives are too few for a rate; recall 0.1 and 0.5
+            [[[10, 0], [10, 0]], [[10, 0], [0, 0]]],  # no positives; false positive rates 0
+        ]
+    )
+    row = of_pick([0, 3, 0], counts)
+    assert row.pop("UEI") == pytest.approx(float(underestimation_index(counts).mean()))
+    assert row.pop("keep the base") == "2 of 3"
+    assert row == {"accuracy": pytest.approx((31 / 40 + 19 / 37 + 20 / 30) / 3), "gap of FPR": 0.05, "lowest recall": 0.35}
+    assert of_pick([0], counts)["keep the base"] == "3 of 3"  # all searched together
+    assert of_pick([4], counts)["keep the base"] == "0 of 3"
 
 
 def words_of(path):

@@ -17,7 +17,7 @@ from fairnb.experiment import Experiment
 from fairnb.features import load_features, load_layer, save_features
 from fairnb.heads import Heads
 from fairnb.methods import METHODS, load_search
-from fairnb.run.parameters import Pick
+from fairnb.run.parameters import Conditions, Pick
 from tests import conftest
 from tests.conftest import make_celeba
 
@@ -279,7 +279,7 @@ def test_each_method_notes_what_it_took(celeba, tmp_path):
         made.search(method)
         asked = swarm | {"spread", "steer", "whiten", "epsilon", "layers", "gradient_steps"}
         assert set(made.record.stages[method]["takes"]) & asked == taken, method
-        assert {"seed", "min_positives"} | Pick.names() <= set(made.record.stages[method]["takes"])
+        assert {"seed", "min_positives"} | Pick.names() | Conditions.names() <= set(made.record.stages[method]["takes"])
 
 
 def test_the_introductions_table_is_that_of_the_fresh_photographs_and_of_the_run(runs, tmp_path, monkeypatch):

@@ -20,8 +20,8 @@ from fairnb.experiment import Experiment, training_of
 from fairnb.methods import Problem
 from fairnb.methods.multi_task import multi_task
 from fairnb.methods.recalibration import recalibrate
-from fairnb.run.files import load_tensors, save_json, write_beside
-from fairnb.run.parameters import Parameters, Settings, Swarm
+from fairnb.run.files import load_tensors, save_json, save_tensors, write_beside
+from fairnb.run.parameters import Conditions, Parameters, Settings, Swarm
 from fairnb.tables import group_rows
 from tests.conftest import RECIPE, make_celeba
 
@@ -241,6 +241,46 @@ def test_what_every_search_takes_reaches_it(celeba, done):
         assert torch.equal(search.heads.weights, wanted.heads.weights), name
         assert name in run.record.stages["multi-task"]["takes"]
         assert run.record.known["base_from"] == "one"
+
+
+def test_another_pick_needs_no_other_search(celeba, done, capsys):
+    for asked in ({"max_fpr_gap": 0.05}, {"no_label_worse": True, "tolerance": 0.2}, {"min_recall": 0.999}):
+        for method in ("multi-task", "dynamic weighting"):
+            again = done.pick_again(method, **asked)
+            said = capsys.readouterr().out
+            run = f"picked/{method}, {asked}"
+            own = experiment(celeba, done.folder.parent, run=run, **asked).search(method)
+            assert torch.equal(again.heads.weights, own.heads.weights)
+            assert (again.picked, again.met) == (own.picked, own.met)
+            words = f"{method} ({', '.join(f'{name}={value}' for name, value in asked.items())}): No model meets the side"
+            assert (words in said) != all(again.met)
+            assert ("No model meets" in capsys.readouterr().out) != all(own.met)
+    assert torch.equal(again.heads.last, done.heads())  # a recall that nothing has
+    assert again.met == [False]
+    with pytest.raises(ValueError, match="unknown parameter of a pick 'max_fpr': did you mean 'max_fpr_gap'"):
+        done.pick_again("multi-task", max_fpr=0.1)
+    with pytest.raises(ValueError, match="unknown parameter of a pick 'particles'"):
+        done.pick_again("multi-task", particles=3)
+
+
+def test_a_run_older_than_a_parameter_goes_on_with_its_default_alone(celeba, done, tmp_path):
+    folder, newer = Path(shutil.copytree(done.folder, tmp_path / "one")), Conditions.names()
+    known = json.loads((folder / "run.json").read_text())
+    known["parameters"] = {name: value for name, value in known["parameters"].items() if name not in newer}
+    for stage in known["stages"].values():
+        stage["takes"] = [name for name in stage["takes"] if name not in newer]
+    (folder / "run.json").write_text(json.dumps(known))
+    for path in (folder / "multi_task.safetensors", folder / "dynamic_weighting.safetensors"):
+        save_tensors(path, {name: part for name, part in load_tensors(path).items() if name != "met"})
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    for _ in ("as it was written", "as it is continued"):
+        with pytest.raises(ValueError, match=r"one was made with other parameters: max_fpr_gap was 1\.0, now 0\.1\."):
+            Experiment.open("one", runs=tmp_path, max_fpr_gap=0.1)
+        again = Experiment.open("one", runs=tmp_path)
+        for method in ("dynamic weighting", "multi-task"):
+            assert torch.equal(again.search(method).heads.weights, done.search(method).heads.weights)
+    changed = {path.name for path, content in before.items() if path.read_bytes() != content}
+    assert changed == {"run.json"}  # complete again
 
 
 def test_a_mistake_is_not_held_against_the_run(celeba, tmp_path):

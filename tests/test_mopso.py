@@ -91,6 +91,9 @@ def test_fronts_are_non_dominated_inside_bounds_and_near_the_true_one(flight):
         assert bool(((positions >= 0) & (positions <= 1)).all())
         assert torch.equal(zdt1(positions).double(), values)
         assert bool((values[1:, 0] >= values[:-1, 0]).all())
+        alone = fronts.of(s)
+        assert torch.equal(alone.pareto_front(0)[0], positions)
+        assert torch.equal(alone.hypervolume[:, 0], fronts.hypervolume[:, s])
     assert bool((fronts.hypervolume[-1] > 0.80).all())  # the true front's is 0.872 below (1.1, 1.1)
     assert fronts.hypervolume.shape == (61, 2)
 

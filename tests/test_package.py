@@ -30,6 +30,13 @@ from fairnb.run.record import git_revision
 
 table = fairnb.contingency_table(torch.tensor([1, 0]), torch.tensor([1, 1]), torch.tensor([0, 0]))
 faces = fairnb.open_dataset(fairnb.Parameters(drawn=(8, 4, 4)))
+found = fairnb.assess([1, 1, 0, 1], [1, 0, 0, 1], ["f", "f", "m", "m"], draws=0)
+draw = torch.Generator().manual_seed(0)
+truth = torch.rand(400, 1, generator=draw) < 0.4
+scores = truth + 0.5 * torch.randn(400, 1, generator=draw) - 0.8
+parts = [fairnb.Sample(truth[i::2], ["f", "m"] * 100, scores=scores[i::2]) for i in (0, 1)]
+assert len(found.groups) == 2
+assert fairnb.mitigate(*parts).thresholds.shape == (1,)
 print(fairnb.__file__)
 print(fairnb.underestimation_score(table).tolist(), tuple(faces.images[0].shape), git_revision())
 """

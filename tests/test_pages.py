@@ -2,6 +2,7 @@
 
 import html
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,16 +12,18 @@ import pytest
 import torch
 import vl_convert
 
-from fairnb.book.explorer import KINDS, candidates, explorer, frame, page
+from fairnb.book.explorer import COLUMNS, KINDS, candidates, explorer, frame, page
 from fairnb.book.pages import about, describe_figures, put_below_title
 from fairnb.book.tables import shown
 from fairnb.features import Features
 from fairnb.heads import Heads
-from fairnb.methods import Problem
+from fairnb.methods import Problem, pick_each
 from fairnb.methods.multi_task import multi_task
 from fairnb.methods.thresholds import label_thresholds
 from fairnb.metrics import accuracy, underestimation_index, underestimation_score
-from fairnb.run.parameters import Settings, Swarm
+from fairnb.run.parameters import Conditions, Parameters, Settings, Swarm
+
+GIVEN = Parameters(tolerance=0.03)
 
 
 @pytest.fixture(scope="module")
@@ -60,22 +63,45 @@ def test_the_explorers_table_is_what_the_models_answer(found):
         assert picked[["women", "men"]].tolist() == pytest.approx(underestimation_score(counts).tolist())
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"tolerance": 0.0}, {"tolerance": 0.1}, {"max_fpr_gap": 0.005}, {"min_recall": 0.75, "tolerance": 0.02},
+        {"min_recall": 0.7, "max_fpr_gap": 0.05}, {"min_recall": 0.99},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_explorer_picks_as_the_search_does(found, given):
+    """As Vega draws it: each label's pick on test, and whether it says that nothing meets what is asked of the first."""
+    features, heads, search, _, table = found
+    given = Parameters(**given)
+    problem = Problem(features["valid"], heads, torch.tensor([True, False, True]), tolerance=given.tolerance)
+    again = pick_each(replace(problem, conditions=given.part(Conditions)), search.fronts)
+    tables = again.heads.tables(features["test"])
+    uei, right = underestimation_index(tables).tolist(), accuracy(tables).tolist()
+    svg = vl_convert.vegalite_to_svg(explorer(table, given).to_dict())
+    drawn = re.findall(rf'aria-label="UEI on test \(0 is ideal\): ([\d.]+); label: ([\w ]+); shown: {KINDS[2]}', svg)
+    assert {label: float(value) for value, label in drawn} == pytest.approx({"A": uei[0], "No Beard": uei[2]})
+    assert f"shown: {KINDS[2]}; words: UEI {uei[0]:.3f}, accuracy {right[0]:.3f}" in svg
+    assert ("no model meets this" in svg) != again.met[0]
+
+
 def test_the_explorer_brings_all_it_needs(found):
-    text = page(explorer(found[-1], tolerance=0.03))
+    text = page(explorer(found[-1], GIVEN))
     assert not re.search(r"<(script|link)[^>]+(src|href)=", text)
     assert len(text) < 2_000_000
-    inside = frame(found[-1], tolerance=0.03)
+    inside = frame(found[-1], GIVEN)
     assert inside.startswith("<iframe title=")
     assert inside.count("<") == 2  # what is inside is escaped
 
 
 def test_the_explorer_has_bars_of_every_group_whatever_its_name(found):
     names = ["Wearing.Hat", "a[0]", 'it\'s \\ "so"', "0", "NA", "Beard<short", *map(str, range(1, 9))]
-    table = pd.concat([found[-1].iloc[:, :6], pd.DataFrame(0.5, index=found[-1].index, columns=names)], axis=1)
-    svg = vl_convert.vegalite_to_svg(explorer(table, tolerance=0.03).to_dict())
+    table = pd.concat([found[-1].iloc[:, :COLUMNS], pd.DataFrame(0.5, index=found[-1].index, columns=names)], axis=1)
+    svg = vl_convert.vegalite_to_svg(explorer(table, GIVEN).to_dict())
     bars = re.findall(r'aria-label="US on test \(1 is ideal\): 0.5; group: ([^;]*(?:&\w+;[^;]*)*); shown', svg)
     assert {html.unescape(name): bars.count(name) for name in bars} == dict.fromkeys(names, 3)  # a bar per model
-    two, many = (int(re.findall(r"--height: (\d+)px", frame(t, tolerance=0.03))[0]) for t in (found[-1], table))
+    two, many = (int(re.findall(r"--height: (\d+)px", frame(t, GIVEN))[0]) for t in (found[-1], table))
     assert many - two == 12 * 60
     assert many > float(re.findall(r'height="(\d+)"', svg)[0]) + 70  # and the controls above
 

@@ -215,7 +215,8 @@ def test_the_explorer_tells_what_the_tables_tell(browser):
     labels = pd.read_csv(ROOT / "runs" / run[1] / "labels.csv").query("split == 'test'").set_index(["method", "label"])
     with Visit(browser, page.as_uri()) as visit:
         frame = visit.page.frame_locator(FRAME)
-        chosen, slider = frame.locator("select"), frame.locator("input[type=range]")
+        chosen = frame.locator("select")
+        slider, recall = (frame.locator(f"input[name={name}]") for name in ("tolerance", "min_recall"))
         names = chosen.locator("option").all_inner_texts()
         assert len(names) == labels.loc["multi-task"].analysed.sum()
         for name in (names[0], names[-1]):
@@ -231,6 +232,11 @@ def test_the_explorer_tells_what_the_tables_tell(browser):
         assert float(slider.input_value()) == 0
         visit.page.wait_for_timeout(500)
         assert words.all_text_contents() != before  # at a tolerance of 0 another model is picked
+        recall.focus()
+        visit.page.keyboard.press("End")
+        frame.get_by_text("no model meets this", exact=False).first.wait_for(timeout=5000)
+        base = labels.loc[("base", names[-1].replace(" ", "_"))]
+        assert words.all_text_contents().count(f"UEI {base.uei:.3f}, accuracy {base.accuracy:.3f}") == 2  # the pick's, too
         assert visit.wrong == []
 
 

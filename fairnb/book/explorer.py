@@ -1,7 +1,7 @@
-"""The Pareto explorer: choose a label, move the tolerance, and see the pick on the label's front.
+"""The Pareto explorer: choose a label, move the tolerance or a side condition, and see the pick on the label's front.
 
     table = candidates(search, thresholds, features, base.heads, experiment.analysed, faces)
-    HTML(frame(table, tolerance=0.1))  # in a notebook
+    HTML(frame(table, experiment.parameters))  # in a notebook
 
 Altair describes the figure and Vega draws it in the reader's browser, without a kernel. The pick there
 follows the rule of `fairnb.methods.pick.pick`.
@@ -22,9 +22,23 @@ from fairnb.data import Faces
 from fairnb.features import Features
 from fairnb.heads import Scorer
 from fairnb.methods import METHODS, Search
-from fairnb.metrics import accuracy, underestimation_index, underestimation_score
+from fairnb.methods.pick import ROUNDING
+from fairnb.metrics import (
+    accuracy,
+    false_positive_rate,
+    lowest_rate,
+    rate_gap,
+    true_positive_rate,
+    underestimation_index,
+    underestimation_score,
+)
+from fairnb.run.parameters import Parameters
 
-HIGHEST = 0.1  # tolerance of the slider
+SLIDERS = (  # a parameter, its highest value and step there, and the words before it
+    ("tolerance", 0.1, 0.005, "Accuracy that may be lost "),
+    ("max_fpr_gap", 1.0, 0.01, "False positive rates differ by "),
+    ("min_recall", 1.0, 0.01, "Recall of every group from "),
+)
 WIDTH, STEP = 220, 16  # pixels of a panel, which fits a phone with its axis, and of a label's row
 NAME, BARS = 130, 60  # pixels of a group's name, and of its bars with the room around them
 GRID = "#88888855"  # visible on white and on black
@@ -37,8 +51,9 @@ text { fill: var(--ink); }
 g:focus-visible { outline: 2px solid currentcolor; }
 @media print { body { zoom: 0.6; } } /* so that it fits on a page; the page around gives the frame as much height */
 #vis.vega-embed { display: flex; flex-direction: column-reverse; align-items: stretch; padding: 0; }
-.vega-bindings label { display: inline-block; min-width: 8em; }
-.vega-bindings select, .vega-bindings input { font: inherit; margin: 0.3em 0.5em; }
+.vega-bind-name { display: inline-block; min-width: 13em; }
+.vega-bindings select, .vega-bindings input { font: inherit; margin: 0.3em 0; max-width: 10em; vertical-align: middle; }
+.vega-bindings input { width: 7em; margin-right: 0.5em; }
 </style>"""
 # The theme is the surrounding page's, or the reader's system's. In the last panel, arrow keys move the choice of the list.
 SCRIPT = """<script>
@@ -67,7 +82,7 @@ function reachRows() {
   });
 }
 </script>"""
-COLUMNS = 6  # of a table from `candidates` before the groups'
+COLUMNS = 8  # of a table from `candidates` before the groups'
 KINDS = ("base model", "label threshold", "multi-task pick")
 
 
@@ -77,8 +92,9 @@ def candidates(
     """Every candidate of each label's pick, scored on validation, where the pick is made, and on test.
 
     The multi-task search is of the labels `searched`, bool [L]; `heads`, [L, D + 1], are the base model's, `thresholds`
-    those with one threshold per label. Returns columns label, kind, uei_valid, accuracy_valid, uei, accuracy, and each
-    group's US on test under its name. A label's first row is the base model, its second the threshold, the others the
+    those with one threshold per label. Returns columns label, kind, uei_valid, accuracy_valid, fpr_gap_valid (the largest
+    gap of false positive rates between groups), recall_valid (the lowest true positive rate of a group), uei, accuracy, and
+    each group's US on test under its name. A label's first row is the base model, its second the threshold, the others the
     front by rising UEI.
     """
     tables, fronts = [], zip(search.fronts.along(), search.fronts.positions, strict=True)
@@ -89,6 +105,7 @@ def candidates(
         columns = {
             "label": faces.label_names[label].replace("_", " "), "kind": [*KINDS[:2], *[KINDS[2]] * len(places)],
             "uei_valid": underestimation_index(valid), "accuracy_valid": accuracy(valid),
+            "fpr_gap_valid": rate_gap(false_positive_rate(valid)), "recall_valid": lowest_rate(true_positive_rate(valid)),
             "uei": underestimation_index(test), "accuracy": accuracy(test),
             **dict(zip(faces.group_names, underestimation_score(test).unbind(1), strict=True)),
         }  # fmt: skip
@@ -96,8 +113,11 @@ def candidates(
     return pd.concat(tables, ignore_index=True)
 
 
-def explorer(table: pd.DataFrame, *, tolerance: float) -> alt.VConcatChart:
-    """The chart of a table from `candidates`; a list, or a click on a row, chooses a label, a slider the tolerance."""
+def explorer(table: pd.DataFrame, given: Parameters) -> alt.VConcatChart:
+    """The chart of a table from `candidates`; a list, or a click on a row, chooses a label, sliders the pick's conditions.
+
+    The sliders start at a run's values. `no_label_worse` needs none: a label's pick never has a higher UEI on validation.
+    """
     groups: list[Any] = [name.replace("_", " ") for name in table.columns[COLUMNS:]]
     fields: list[Any] = [f"us{place}" for place in range(len(groups))]  # Vega reads a dot in a name as a path
     named = alt.LookupData(pd.DataFrame({"field": fields, "group": groups}), key="field", fields=["group"])
@@ -107,15 +127,22 @@ def explorer(table: pd.DataFrame, *, tolerance: float) -> alt.VConcatChart:
         name="chosen", fields=["label"], value=labels[0], toggle=False, clear=False, on="click",
         bind=alt.binding_select(options=labels, name="Label "),
     )  # fmt: skip
-    slider = alt.binding_range(min=0, max=max(HIGHEST, tolerance), step=0.005, name="Accuracy that may be lost ")
-    lost = alt.param(name="tolerance", value=tolerance, bind=slider)
-    every = alt.Chart(table.assign(least=table.label.map(table[table.kind == KINDS[0]].set_index("label").accuracy_valid)))
-    # As `pick`: the lowest UEI on validation within the tolerance; the most accurate of equals.
-    order: list[Any] = [alt.SortField("allowed", "descending"), alt.SortField("uei_valid")]
+    sliders = []
+    for name, highest, step, words in SLIDERS:
+        value = getattr(given, name)
+        slider = alt.binding_range(min=0, max=max(highest, value), step=step, name=words)
+        sliders.append(alt.param(name=name, value=value, bind=slider))
+    # As `pick`: of the models that meet all conditions the lowest UEI on validation, of equals the most accurate; else the
+    # base model.
+    meets = f"datum.accuracy_valid >= datum.least - tolerance - {ROUNDING}"
+    meets += f" && datum.fpr_gap_valid <= max_fpr_gap + {ROUNDING} && datum.recall_valid >= min_recall - {ROUNDING}"
+    rank = f"datum.kind == '{KINDS[1]}' ? 0 : datum.meets ? 2 : datum.kind == '{KINDS[0]}' ? 1 : 0"
+    order: list[Any] = [alt.SortField("rank", "descending"), alt.SortField("uei_valid")]
     order += [alt.SortField("accuracy_valid", "descending")]
-    allowed = f"datum.kind != '{KINDS[1]}' && datum.accuracy_valid >= datum.least - tolerance - 1e-12"
+    every = alt.Chart(table.assign(least=table.label.map(table[table.kind == KINDS[0]].set_index("label").accuracy_valid)))
+    every = every.transform_calculate(meets=meets).transform_calculate(rank=rank)
     first = f"datum.kind == '{KINDS[2]}' ? [datum.kind] : [datum.kind, '{KINDS[2]}']"  # a pick may be the base model
-    marked = every.transform_calculate(allowed=allowed).transform_window(place="row_number()", sort=order, groupby=["label"])
+    marked = every.transform_window(place="row_number()", sort=order, groupby=["label"])
     marked = marked.transform_calculate(shown=f"datum.place > 1 ? [datum.kind] : {first}").transform_flatten(["shown"])
     marked = marked.transform_filter(f"datum.shown != '{KINDS[2]}' || datum.place == 1")
     of_label = marked.transform_filter(label)
@@ -123,16 +150,20 @@ def explorer(table: pd.DataFrame, *, tolerance: float) -> alt.VConcatChart:
     colour = alt.Color("shown:N", title=None).scale(domain=list(KINDS), range=colours)
     shape = alt.Shape("shown:N", title=None).scale(domain=list(KINDS), range=["circle", "square", "diamond"])
     legend: Any = {"orient": "top", "columns": 1, "symbolSize": 80}
-    numbers = [alt.Tooltip(f"{name}:Q", format=".3f") for name in ("uei_valid", "accuracy_valid", "uei", "accuracy")]
+    numbers = [alt.Tooltip(f"{name}:Q", format=".3f") for name in table.columns[2:COLUMNS]]
     place: dict[str, Any] = {"x": alt.X("accuracy_valid:Q", title="accuracy on validation").scale(zero=False)}
     place |= {"y": alt.Y("uei_valid:Q", title="UEI on validation")}
-    front = every.transform_filter(label).mark_point(filled=True, size=18, color="#808080").encode(**place)
+    pale: Any = alt.condition("datum.meets", alt.value(0.8), alt.value(0.25))
+    front = every.transform_filter(label).mark_point(filled=True, size=18, color="#808080").encode(**place, opacity=pale)
     least = every.transform_filter(label).transform_aggregate(least="max(least)")
     limit = least.transform_calculate(limit="datum.least - tolerance").mark_rule(strokeDash=[4, 3], color="#808080")
     points = of_label.mark_point(filled=True, size=110, opacity=1).encode(
         **place, color=colour.legend(**legend), shape=shape.legend(**legend), tooltip=["shown:N", *numbers]
     )
-    top = alt.layer(front, limit.encode(x="limit:Q"), points)
+    stays = of_label.transform_filter(f"datum.shown == '{KINDS[2]}' && datum.rank < 2").mark_text(
+        align="left", x=0, y=-8, fontSize=12, text="no model meets this: base model stays"
+    )
+    top = alt.layer(front, limit.encode(x="limit:Q"), points, stays)
     top = top.properties(width=WIDTH, height=230, title="The front of the label")
     method = alt.Y("shown:N", title=None, sort=list(KINDS))
     of_group = of_label.transform_fold(fields, as_=["field", "US"]).transform_lookup("field", named).encode(
@@ -162,7 +193,8 @@ def explorer(table: pd.DataFrame, *, tolerance: float) -> alt.VConcatChart:
         alt.Y("label:N"), x=alt.value(-6), text="label:N", tooltip="label:N"
     )  # fmt: skip
     fourth = alt.layer(row, rows, name).properties(width=WIDTH, height=alt.Step(STEP), title="Every label: choose a row")
-    chart = alt.vconcat(top, third, second, fourth).add_params(lost).resolve_scale(color="independent", shape="independent")
+    chart = alt.vconcat(top, third, second, fourth).add_params(*sliders)
+    chart = chart.resolve_scale(color="independent", shape="independent")
     type_size = {"labelFontSize": 12, "titleFontSize": 12}
     chart = chart.configure_view(stroke=GRID).configure_axis(gridColor=GRID, **type_size).configure_legend(**type_size)
     return chart.properties(description=DESCRIPTION, background="transparent", padding=4)
@@ -176,10 +208,10 @@ def page(chart: alt.VConcatChart) -> str:
     return text.replace(".catch(console.error);\n</script>", ".then(reachRows).catch(console.error);\n</script>", 1)
 
 
-def frame(table: pd.DataFrame, *, tolerance: float) -> str:
-    """The explorer in a frame, for a notebook's output: it looks the same in JupyterLab and the book, without a kernel."""
-    height = 700 + STEP * table.label.nunique() + BARS * (len(table.columns) - COLUMNS)
+def frame(table: pd.DataFrame, given: Parameters) -> str:
+    """`explorer` in a frame, for a notebook's output: it looks the same in JupyterLab and the book, without a kernel."""
+    height = 640 + 40 * len(SLIDERS) + STEP * table.label.nunique() + BARS * (len(table.columns) - COLUMNS)
     style = f"width: 100%; max-width: {WIDTH + 160}px; --height: {height}px; "
     style += "height: var(--height); border: 0"  # a printed page takes less
-    text = escape(page(explorer(table, tolerance=tolerance)))
+    text = escape(page(explorer(table, given)))
     return f'<iframe title="Pareto explorer" style="{style}" srcdoc="{text}"></iframe>'

@@ -9,9 +9,13 @@ from math import copysign, isnan
 from typing import Any
 
 import pandas as pd
+import torch
 from pandas.io.formats.style import Styler
+from torch import Tensor
 
+from fairnb.evidence.bootstrap import FEW
 from fairnb.methods import METHODS, group_use
+from fairnb.metrics import accuracy, false_positive_rate, lowest_rate, rate_gap, true_positive_rate, underestimation_index
 from fairnb.run.messages import unknown
 
 ENDS = {"": "mean", "_low": "min", "_high": "max"}
@@ -154,6 +158,22 @@ def beside(methods: pd.DataFrame) -> pd.DataFrame:
     table["evaluations"] = methods.evaluations.map("{:,}".format).where(methods.evaluations > 0, "–")
     table["seconds"] = methods.seconds.map("{:,.1f}".format, na_action="ignore").fillna("–")
     return table
+
+
+def of_pick(picked: Sequence[int], counts: Tensor) -> dict[str, float | str]:
+    """A row on a search's pick, by the contingency tables of its model, int64 [S, G, 2, 2]: means over the S labels.
+
+    `picked` holds each swarm's candidate, as `Search.picked`; the last entry counts the labels that keep the base model.
+    Labels whose rates are of fewer than `FEW` images in a group are left out of the means of rates.
+    """
+    few = counts.sum(-1).amin(1) < FEW  # [S, y]
+    values = {
+        "UEI": underestimation_index(counts), "accuracy": accuracy(counts),
+        "gap of FPR": rate_gap(false_positive_rate(counts)).masked_fill(few[:, 0], torch.nan),
+        "lowest recall": lowest_rate(true_positive_rate(counts)).masked_fill(few[:, 1], torch.nan),
+    }  # fmt: skip
+    kept = list(picked).count(0) * len(counts) // len(picked)
+    return {name: float(value.nanmean()) for name, value in values.items()} | {"keep the base": f"{kept} of {len(counts)}"}
 
 
 def between(differences: pd.DataFrame, places: Sequence[tuple[str, str]]) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import torch
 
 from fairnb.data.faces import SPLITS, Chosen, Faces
 from fairnb.data.layouts import Annotated, deal
-from fairnb.data.table import MOST_WORDS, NO, YES, Column
+from fairnb.data.table import MOST_WORDS, NO, YES, Column, placed
 from fairnb.run.messages import some, unknown
 from fairnb.run.parameters import Data
 
@@ -128,7 +128,7 @@ class Attributes:
             line = self.table.index[int(rows.argmax())]
             many = f" ({int(rows.sum()):,} values: {some(column.odd)})" if rows.sum() > 1 else ""
             raise ValueError(
-                f"{self.source}, line {line}, {column.name}: {column.odd[0]!r} is none of 1, -1, 0, yes, no{many}"
+                f"{self.source}, {placed(line)}, {column.name}: {column.odd[0]!r} is none of 1, -1, 0, yes, no{many}"
             )
         return False
 
@@ -199,7 +199,7 @@ def _kept(
         name, at = next(iter(gaps.items())) if gaps else (" and ".join(data.attributes), without)
         zero = ", where 0 stands beside 1 and -1 and may be unknown" if table.doubtful else ""
         raise ValueError(
-            f"{what}, first in line {found.table.index[int(at.argmax())]}, {name}{zero}; missing=drop leaves such "
+            f"{what}, first in {placed(found.table.index[int(at.argmax())])}, {name}{zero}; missing=drop leaves such "
             "images out, missing=negative counts labels as absent"
         )
     rows = np.logical_or.reduce([without, *gaps.values()])

@@ -142,6 +142,11 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     return table
 
 
+def placed(index: object) -> str:
+    """A row's place for messages, from a table's index: the line of its file, or its image where files were joined."""
+    return f"image {index}" if isinstance(index, str) else f"line {index}"
+
+
 def column_of(table: pd.DataFrame, source: str, what: str, given: str, usual: Sequence[str]) -> str | None:
     """The column that is `given`, or else has one of the usual names, whatever their case; None if there is none."""
     if given:

@@ -22,14 +22,14 @@ from typing import get_args
 from fairnb.methods import calibrated, dynamic_weighting, multi_task, random_search, soft_uei, thresholds
 from fairnb.methods.method import Method
 from fairnb.methods.peers import PEERS
-from fairnb.methods.pick import Search, load_search, pick, pick_each, picked_from, save_search
+from fairnb.methods.pick import Search, load_search, pick, pick_each, picked_from, save_search, unmet
 from fairnb.methods.problem import Problem
 from fairnb.run.messages import unknown
-from fairnb.run.parameters import Parameters
+from fairnb.run.parameters import Conditions, Parameters
 
 __all__ = [
-    "BASE", "METHODS", "Method", "Parameters", "Problem", "Search", "group_use", "load_search", "method_named", "pick",
-    "pick_each", "picked_from", "save_search",
+    "BASE", "METHODS", "Conditions", "Method", "Parameters", "Problem", "Search", "group_use", "load_search",
+    "method_named", "pick", "pick_each", "picked_from", "save_search", "unmet",
 ]  # fmt: skip
 
 BASE = Method("base", None, frozenset(), "unused", "#d55e00", "o", paper=True)

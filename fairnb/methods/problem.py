@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from torch import Tensor
 from fairnb.features import Features
 from fairnb.heads import Heads, Scorer, score_heads, uei_and_error
 from fairnb.run.keys import seeded
-from fairnb.run.parameters import Pick, Swarm
+from fairnb.run.parameters import Conditions, Pick, Swarm
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -23,7 +23,7 @@ SAMPLE = 2**16  # most images that the unit of noise is computed from
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Validation features, the base model's heads, the labels searched, and the tolerance of the pick.
+    """Validation features, the base model's heads, the labels searched, the tolerance and side conditions of the pick.
 
     It raises ValueError if no label is searched, layers do not fit the features or each other, a share is negative, or
     `held_out` leaves no images for the search or for the pick.
@@ -38,6 +38,7 @@ class Problem:
     seed: int = 0  # of the search
     held_out: float = Pick().held_out  # share of the images kept from the search for the pick; 0 uses all for both
     indifference: float = 0.0  # share of the UEI expected by chance below which candidates count as equal
+    conditions: Conditions = field(default_factory=Conditions)  # of the pick, each for every label
     hidden: Tensor | None = None  # float32 [D, F + 1], the layer before, if it moves; `features.x` is its input [N, F]
     fabric: Fabric | None = None  # of the processes that share the images; None for one process
     saved: Path | None = None  # file of an interrupted search, see `fairnb.swarm.mopso.mopso`
@@ -83,10 +84,15 @@ class Problem:
         return self._sides[1]
 
     @cached_property
+    def base_tables(self) -> Tensor:
+        """Contingency tables of the base model on the images of the pick, int64 [S, G, 2, 2]."""
+        hidden = None if self.hidden is None else self.hidden.unsqueeze(0).to(self.features.x.device)
+        return Scorer(self.judge, self.where, fabric=self.fabric)(self.base_heads.unsqueeze(1), hidden)[:, 0]
+
+    @cached_property
     def base(self) -> Tensor:
         """UEI and error of the base model on the images of the pick, float64 [S, 2]."""
-        hidden = None if self.hidden is None else self.hidden.unsqueeze(0).to(self.features.x.device)
-        return uei_and_error(Scorer(self.judge, self.where, fabric=self.fabric)(self.base_heads.unsqueeze(1), hidden))[:, 0]
+        return uei_and_error(self.base_tables)
 
     def left(self, swarm: Swarm) -> Swarm:
         """The swarm with fewer iterations where some evaluations are paid for the start; one remains if there were any."""

@@ -217,6 +217,16 @@ class Pick(Part):
     )
 
 
+class Conditions(Part):
+    """What a pick must meet beside the tolerance, on the images of the pick; where no model does, the base model stays."""
+
+    no_label_worse: bool = _field(False, "pick no model that raises the UEI of a label above the base model's")
+    max_fpr_gap: float = _field(
+        1.0, "largest gap of false positive rates between groups that a pick may have; 1 allows any", gt=0, le=1
+    )
+    min_recall: float = _field(0.0, "lowest true positive rate of a group that a pick may have; 0 allows any", ge=0, lt=1)
+
+
 class Settings(Part):
     """How heads are searched."""
 
@@ -267,7 +277,7 @@ class Pages(Part):
     by: tuple[str, ...] = _field((), "its columns of sensitive attributes; [] takes this run's")
     truths: str = _field("{label}", "names of its columns of true labels")
     scores: str = _field("{label}_score", "names of its columns of predictions")
-    own_images: int = _field(6000, "most images on which a classifier of your own is trained", ge=1)
+    own_images: int = _field(3000, "most images on which a classifier of your own is trained", ge=1)
     sweep_seeds: int = _field(3, "seeds of the searches in the sweep", ge=1)
     women: int = _field(6000, "people in the first group of the worked example", ge=1)
     men: int = _field(4000, "people in its second group", ge=1)
@@ -275,10 +285,10 @@ class Pages(Part):
     men_share: float = _field(0.05, "share of the men who carry it", gt=0, lt=1)
 
 
-PARTS: tuple[type[Part], ...] = (Data, Recipe, Swarm, Settings, Pick, Machine, Pages)
+PARTS: tuple[type[Part], ...] = (Data, Recipe, Swarm, Settings, Pick, Conditions, Machine, Pages)
 
 
-class Parameters(Pages, Machine, Pick, Settings, Swarm, Recipe, Data):
+class Parameters(Pages, Machine, Conditions, Pick, Settings, Swarm, Recipe, Data):
     """All parameters of one run, as the page "Parameters" lists them; frozen, and a part can be taken from them.
 
     An unknown name, a value out of its bounds, or values that contradict each other raise ValueError.

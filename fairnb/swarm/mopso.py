@@ -40,6 +40,13 @@ class Fronts:
     reference: Tensor  # float64 [S, 2], of the hypervolume
     evaluations: int  # positions scored per swarm
 
+    def of(self, s: int) -> Fronts:
+        """The front of swarm `s` alone, as of one swarm."""
+        positions, objectives, mask, reference = (
+            part[s : s + 1] for part in (self.positions, self.objectives, self.mask, self.reference)
+        )
+        return Fronts(positions, objectives, mask, self.hypervolume[:, s : s + 1], reference, self.evaluations)
+
     def pareto_front(self, s: int) -> tuple[Tensor, Tensor]:
         """Non-dominated solutions of swarm `s`, by rising first objective: positions [K, D] and objectives [K, 2]."""
         keep = self.along()[s]

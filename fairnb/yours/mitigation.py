@@ -16,8 +16,9 @@ from fairnb.evidence.weigh import Evidence, weigh
 from fairnb.features import Features
 from fairnb.heads import Heads
 from fairnb.methods import Problem, Search, method_named
+from fairnb.methods.pick import unmet
 from fairnb.run.messages import some, unknown
-from fairnb.run.parameters import Parameters, Pick, Settings, Swarm
+from fairnb.run.parameters import Conditions, Parameters, Pick, Settings, Swarm
 from fairnb.yours import arrays
 from fairnb.yours.assessment import DRAWS, Assessment, average_precision, by_group, joined
 from fairnb.yours.module import head_of, last_linear, sample_of, with_head
@@ -26,7 +27,7 @@ from fairnb.yours.sample import Sample, check_splits
 if TYPE_CHECKING:
     import pandas as pd
 
-MINE = Swarm.names() | Settings.names() | Pick.names() | {"seed", "not_analysed", "min_positives"}
+MINE = Swarm.names() | Settings.names() | Pick.names() | Conditions.names() | {"seed", "not_analysed", "min_positives"}
 BY_SCORES = ("label thresholds", "group thresholds")  # methods that move no weights
 BY_GROUP_SCORES = "calibrated multi-task"
 
@@ -40,7 +41,7 @@ class Mitigation:
     evidence: Evidence  # before and after on test, of the labels that were searched: `evidence.changes` has a row a label
     before: Assessment  # of the classifier as it was, on test
     after: Assessment
-    told: tuple[str, ...]  # which labels were left as they were, and why
+    told: tuple[str, ...]  # what was assumed, and which labels were left as they were, and why
     valid: Sample
     base: Tensor  # float32 [L, D + 1], the last layer as it was
     module_before: tuple[nn.Module, str] | None = None  # the module that was given, and the name of its last layer
@@ -105,7 +106,7 @@ def mitigate(
         method: by default "multi-task"; where only scores are known "label thresholds", or, with scores of the group,
             "calibrated multi-task".
         names: of the labels, with a module.
-        parameters: of swarms, searches and pick, such as `tolerance`, `particles`, `seed`; see the book's page.
+        parameters: of swarms, searches and pick, such as `tolerance`, `max_fpr_gap`, `seed`; see the book's page.
 
     Labels with fewer than `min_positives` positives in a group of either split are left as they are.
 
@@ -134,6 +135,7 @@ def mitigate(
         [before, judge.outcome(method, found, base=before)], test.features.of_labels(searched), kept,
         draws=max(4 * DRAWS, 40 * len(kept) + 1),
     )  # fmt: skip
+    told += filter(None, [unmet(found, kept)])
     whole = None if module is None else (module, taken)
     return Mitigation(
         method,

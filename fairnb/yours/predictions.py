@@ -12,7 +12,7 @@ import pandas as pd
 
 from fairnb.data.labelling import Attributes
 from fairnb.data.layouts import read_attributes
-from fairnb.data.table import read_table
+from fairnb.data.table import placed, read_table
 from fairnb.run.messages import some, unknown
 from fairnb.run.parameters import Data
 
@@ -75,8 +75,7 @@ def _joined(files: Sequence[Path], image: str) -> tuple[pd.DataFrame, list[str]]
         if not path.is_file():
             raise FileNotFoundError(f"no file {path}")
     if len(files) == 1:
-        table = read_table(files[0])
-        return table.set_axis([f"line {line}" for line in table.index]), []
+        return read_table(files[0]), []
     tables = [read_attributes(path, image).set_index("image") for path in files]
     for i, later in enumerate(tables):
         for path, earlier in zip(files, tables[:i], strict=False):
@@ -92,8 +91,7 @@ def _joined(files: Sequence[Path], image: str) -> tuple[pd.DataFrame, list[str]]
         raise ValueError(f"no image is in all of these files: {shown}; name the column of images by --image")
     left = {path.name: len(table) - len(images) for path, table in zip(files, tables, strict=True)}
     told = [f"{count:,} images of {name} are not in every file and are left out" for name, count in left.items() if count]
-    table = pd.concat([one.loc[images] for one in tables], axis=1)
-    return table.set_axis([f"image {name}" for name in images]), told
+    return pd.concat([one.loc[images] for one in tables], axis=1), told
 
 
 def _truth(table: pd.DataFrame, source: str, groups: Sequence[str], columns: list[str]) -> np.ndarray:
@@ -101,15 +99,18 @@ def _truth(table: pd.DataFrame, source: str, groups: Sequence[str], columns: lis
     values = Attributes(table, data, source, binary=True).labels([])[1]
     if (gaps := values < 0).any():
         row, column = np.argwhere(gaps)[0].tolist()
-        raise ValueError(f"{source}: {int(gaps.sum()):,} labels are missing, first in {table.index[row]}, {columns[column]}")
+        raise ValueError(
+            f"{source}: {int(gaps.sum()):,} labels are missing, first in {placed(table.index[row])}, {columns[column]}"
+        )
     return values
 
 
 def _numbers(table: pd.DataFrame, source: str, name: str) -> np.ndarray:
     values = pd.to_numeric(table[name].astype(object), errors="coerce")
     if (gaps := values.isna()).any():
-        first, more = table.index[int(gaps.to_numpy().argmax())], int(gaps.sum())
+        row, more = int(gaps.to_numpy().argmax()), int(gaps.sum())
         raise ValueError(
-            f"{source}, {first}, {name}: {table[name][first]!r} is no number ({more:,} such values in this column)"
+            f"{source}, {placed(table.index[row])}, {name}: {table[name].iloc[row]!r} is no number ({more:,} such values in this "
+            "column)"
         )
     return values.to_numpy(dtype=float)
