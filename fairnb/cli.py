@@ -1,4 +1,4 @@
-"""The command `fairnb`: look at data, run chapters, sweep and compare runs, render the book."""
+"""The command `fairnb`: look at data, run chapters, sweep and compare runs, export models, render the book."""
 
 from __future__ import annotations
 
@@ -237,6 +237,38 @@ def assess(
     if len(low := found.below(fail_below)):
         worst = "; ".join(f"{row.label}, {row.group}: {row.us:.2f}" for row in low.head(5).itertuples())
         raise ValueError(f"{len(low):,} US are below {fail_below:g}, lowest first: {worst}")
+
+
+@app.command()
+@with_errors
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run, such as runs/demo.")],
+    to: Annotated[Path, typer.Option(help="New folder: weights, ONNX, configuration, model card.")],
+    method: Annotated[str, typer.Option(help="Whose model: multi-task, base, …")] = "multi-task",
+    input: Annotated[str, typer.Option(help="Type of the pixels 0..255 that model.onnx takes: uint8 or float.")] = "uint8",
+    license: Annotated[str, typer.Option(help="For the card: the model's licence, as the hub names it.")] = "",
+    labelled_by: Annotated[str, typer.Option(help="For the card: who labelled the images, in words.")] = "",
+) -> None:
+    """Write a run's model as a folder that needs no fairnb, with a model card."""
+    from fairnb.export import Stated, export
+
+    export(run, method, to, input=input, stated=Stated(license, labelled_by), say=typer.echo)
+    typer.echo(f"{method} of {run} is in {to}; its card is {to / 'README.md'}")
+
+
+@app.command()
+@with_errors
+def predict(
+    folder: Annotated[Path, typer.Argument(help="Folder that fairnb export wrote.")],
+    images: Annotated[Path, typer.Argument(help="Folder of images, with those below it, or a zip.")],
+    out: Annotated[Path, typer.Option(help="Table of scores, a row per image: .csv or .parquet.")],
+    groups: Annotated[Path | None, typer.Option(help="Table of each image's group, where the model needs it.")] = None,
+    group: Annotated[list[str] | None, typer.Option(help="Its column of a sensitive attribute; may be repeated.")] = None,
+) -> None:
+    """Score images by an exported model; above 0 predicts a label."""
+    from fairnb.export import predict, save_predictions
+
+    typer.echo(save_predictions(out, *predict(folder, images, groups=groups, columns=group or [])))
 
 
 @app.command()

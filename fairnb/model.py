@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 
 import pandas as pd
@@ -19,6 +19,8 @@ from fairnb.run.messages import unknown
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
+
+AUXILIARY = ("googlenet", "inception_v3")  # two old architectures, with auxiliary classifiers for training from scratch
 
 
 class MultiLabelNet(nn.Module):
@@ -131,8 +133,8 @@ def build_model(
 def _load(backbone: str, weights: WeightsEnum | None) -> nn.Module:
     import torchvision
 
-    # Two old architectures have auxiliary classifiers for training from scratch, and warn without an explicit choice.
-    extra = {"aux_logits": weights is not None, "init_weights": True} if backbone in ("googlenet", "inception_v3") else {}
+    # They warn without an explicit choice.
+    extra = {"aux_logits": weights is not None, "init_weights": True} if backbone in AUXILIARY else {}
     try:
         network = torchvision.models.get_model(backbone, weights=weights, **extra)
     except (URLError, OSError) as error:
@@ -148,10 +150,27 @@ def _load(backbone: str, weights: WeightsEnum | None) -> nn.Module:
     return network
 
 
+def classifier_of(network: nn.Module) -> str:
+    """Name of a torchvision network's last layer, which classifies: fully connected, or SqueezeNet's 1×1 convolution."""
+    return [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1]
+
+
+def arguments_of(backbone: str, weights: str = "") -> dict[str, Any]:
+    """Arguments with which torchvision's `get_model` builds a network like `build_model`'s, without fetching weights."""
+    import torchvision
+
+    given: dict[str, Any] = {"weights": None}
+    if backbone in AUXILIARY:  # pretrained ones expect images in the range of their first training
+        given |= {"aux_logits": False, "init_weights": False, "transform_input": bool(weights)}
+    if backbone.startswith("vit_") and weights:
+        given["image_size"] = torchvision.models.get_model_weights(backbone)[weights].meta["min_size"][0]
+    return given
+
+
 def _remove_classifier(network: nn.Module) -> int:
     """Replace the network's last layer by an identity; returns the number of its input features."""
-    name, layer = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
-    owner, _, attribute = name.rpartition(".")
-    setattr(network.get_submodule(owner), attribute, nn.Identity())
+    layer = network.get_submodule(name := classifier_of(network))
+    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    network.set_submodule(name, nn.Identity())
     # SqueezeNet classifies by a 1×1 convolution and pools afterwards: the identity keeps its input channels.
     return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels

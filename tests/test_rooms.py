@@ -21,6 +21,7 @@ FLOORS = [
     ["yours"],
     ["experiment"],
     ["sweep"],
+    ["export"],
     ["cli"],
 ]
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}

@@ -46,6 +46,21 @@ def stored_shape(images: Images, size: int) -> tuple[int, int]:
     return (height, width) if scale == 1 else (max(size, int(height * scale)), max(size, int(width * scale)))
 
 
+def shown_shape(stored: tuple[int, int], size: int) -> tuple[int, int]:
+    """Height and width of images in batches: those of `stored_shape`, enlarged where the shorter side is below `size`."""
+    scale = size / min(stored)
+    return max(size, int(stored[0] * scale)), max(size, int(stored[1] * scale))
+
+
+def enlarge(images: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Scale uint8 [B, H, W, 3] to `shape`, as by torchvision's `Resize`."""
+    from torchvision.transforms.v2.functional import resize  # slow to import
+
+    if images.shape[1:3] == shape:
+        return images
+    return resize(images.permute(0, 3, 1, 2), list(shape), antialias=True).permute(0, 2, 3, 1)  # it takes channels first
+
+
 def read_images(images: Images, rows: Sequence[int], shape: tuple[int, int]) -> Tensor:
     """Read some images: uint8 [B, H, W, 3] of `shape`, cropped at the centre; ValueError if one cannot be decoded."""
     ready = torch.empty(len(rows), *shape, 3, dtype=torch.uint8)

@@ -20,7 +20,16 @@ from torch.utils.data import DataLoader, Dataset, default_convert, get_worker_in
 from tqdm import tqdm
 
 from fairnb.data.crops import centre_crops, normalise
-from fairnb.data.decoded import check_images, decode_images, decoded_bytes, is_decoded, read_images, stored_shape
+from fairnb.data.decoded import (
+    check_images,
+    decode_images,
+    decoded_bytes,
+    enlarge,
+    is_decoded,
+    read_images,
+    shown_shape,
+    stored_shape,
+)
 from fairnb.data.images import Images
 
 if TYPE_CHECKING:
@@ -80,17 +89,10 @@ class Feed:
 
         Raises OSError if the workers have too little shared memory for their batches.
         """
-        from torchvision.transforms.v2.functional import resize  # slow to import
-
         self._loader.batch_sampler[:] = [rows.tolist() for rows in order]  # type: ignore[index]
         self._refuse_little_shared_memory(max(map(len, order), default=0))
-        scale = self.resize / min(self._stored)
-        whole = [max(self.resize, int(side * scale)) for side in self._stored]
         for batch in self._loader:
-            images = batch.to(self.fabric.device, non_blocking=True)
-            if scale > 1:  # torchvision takes channels first
-                images = resize(images.permute(0, 3, 1, 2), whole, antialias=True).permute(0, 2, 3, 1)
-            yield images
+            yield enlarge(batch.to(self.fabric.device, non_blocking=True), shown_shape(self._stored, self.resize))
 
     @torch.no_grad()
     def apply(self, function: Callable[[Tensor], Tensor], rows: Tensor, *, title: str, autocast: bool = False) -> Tensor:

@@ -7,7 +7,6 @@ import contextlib
 import copy
 import functools
 import hashlib
-import io
 import itertools
 import os
 import threading
@@ -18,11 +17,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from fairnb.data.pixels import decode
 from fairnb.run.messages import some
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"}  # of images
@@ -69,7 +67,7 @@ class ImageFolder(_Files):
         self.files, self.unlisted = _find(names, list_files(folder), self.source)
 
     def __getitem__(self, index: int) -> Tensor:
-        return _decode((self.folder / self.files[index]).read_bytes())
+        return torch.from_numpy(decode((self.folder / self.files[index]).read_bytes()))
 
     def fingerprint(self) -> str:
         """See `Images`."""
@@ -106,7 +104,7 @@ class ImageZip(_Files):
             data = self.zip.read(self.members[self.files[index]])
         except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
             raise ValueError(f"damaged in the zip: {error}") from None
-        return _decode(data)
+        return torch.from_numpy(decode(data))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "names": self.names}  # a worker that is not forked opens the file
@@ -153,7 +151,7 @@ class ImageParquet(_Files):
             found = self._group(path, group)[row - self.starts[path][group]].as_py()
         if not (found and found["bytes"]):
             raise ValueError("no bytes in its row")
-        return _decode(found["bytes"])
+        return torch.from_numpy(decode(found["bytes"]))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"places": self.places, "column": self.column}
@@ -204,27 +202,6 @@ def _digest(lines: Iterable[str]) -> str:
     for line in lines:
         digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
-
-
-def _decode(data: bytes) -> Tensor:
-    """An image of 8 bits a channel, as a viewer shows it: turned upright, 16 bits of grey scaled, transparency on white."""
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode[0] in "IF":  # I;16 and its kin, 32 bits, floating point
-                values = np.asarray(image, dtype=np.float64)
-                low, high = values.min(), values.max()
-                if image.mode == "F" or low < 0 or high > 65535:
-                    raise ValueError(f"grey values from {low:g} to {high:g} in mode {image.mode}, not of 8 or 16 bits")
-                scale = 1 if image.mode == "I" and high <= 255 else 257
-                image = Image.fromarray((values / scale).round().astype(np.uint8))
-            if image.has_transparency_data:  # on white
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-            return torch.from_numpy(np.array(image.convert("RGB")))
-    except UnidentifiedImageError:
-        raise ValueError("not an image") from None  # Pillow's own message names a buffer
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # from plugins, for broken files
-        raise ValueError(str(error) or type(error).__name__) from None
 
 
 def _find(names: list[str], present: Iterable[str], source: str) -> tuple[list[str], list[str]]:

@@ -34,6 +34,24 @@ def write_beside(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+@contextmanager
+def folder_beside(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside `folder` and rename it into place on success; a failure leaves nothing.
+
+    FileExistsError if `folder` is a file, or has something in it.
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise FileExistsError(f"{folder} {'is a file' if folder.is_file() else 'is not empty'}: name a new folder")
+    place = folder.resolve()
+    beside = place.with_name(f".{place.name}.{os.getpid()}.part")
+    try:
+        beside.mkdir(parents=True)
+        yield beside
+        os.replace(beside, place)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
 def share(path: Path, target: Path) -> None:
     """Give a finished file a second name, on the same disk without a copy: no file is ever changed in place."""
     with write_beside(target) as beside:
