@@ -68,7 +68,7 @@ def test_features_and_head_are_mitigated_as_in_the_run(done):
         Sample(one.labels, [faces.group_names[code] for code in one.group], features=one.x, names=faces.label_names)
         for one in features.values()
     ]
-    how = SEARCH | {"min_positives": 1, "not_analysed": left}
+    how: dict[str, Any] = SEARCH | {"min_positives": 1, "not_analysed": left}
     for method in ("multi-task", "dynamic weighting"):
         found = mitigate(*parts, head=done.heads(), method=method, **how)
         assert torch.equal(found.head, done.search(method).heads.last)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -91,8 +91,8 @@ class Mitigation:
 
 
 def mitigate(
-    valid: Sample | Iterable[Any], test: Sample | Iterable[Any], *, head: Any = None, module: nn.Module | None = None,
-    method: str = "", names: list[str] | None = None, **parameters: Any,
+    valid: Sample | Iterable[Any], test: Sample | Iterable[Any], *, head: Any = None,
+    module: nn.Module | None = None, method: str = "", names: Sequence[str] | None = None, **parameters: Any,
 ) -> Mitigation:  # fmt: skip
     """Move the thresholds or the last layer of a classifier for a lower UEI, by a method of `METHODS`.
 
