@@ -42,8 +42,10 @@ class Fronts:
 
     def of(self, s: int) -> Fronts:
         """The front of swarm `s` alone, as of one swarm."""
-        parts = (part[s : s + 1] for part in (self.positions, self.objectives, self.mask))
-        return Fronts(*parts, self.hypervolume[:, s : s + 1], self.reference[s : s + 1], self.evaluations)
+        positions, objectives, mask, reference = (
+            part[s : s + 1] for part in (self.positions, self.objectives, self.mask, self.reference)
+        )
+        return Fronts(positions, objectives, mask, self.hypervolume[:, s : s + 1], reference, self.evaluations)
 
     def pareto_front(self, s: int) -> tuple[Tensor, Tensor]:
         """Non-dominated solutions of swarm `s`, by rising first objective: positions [K, D] and objectives [K, 2]."""
