@@ -198,6 +198,9 @@ class Experiment:
 
         Says for which labels nothing meets the side conditions of the pick, so that the base model stays.
         """
+        return self._told(method, self._search(method))
+
+    def _search(self, method: str) -> Search:
         one = method_named(method)
         if one.find is None:
             raise ValueError(f"{method!r} is the model before any search: see base_model() and heads()")
@@ -213,7 +216,7 @@ class Experiment:
                     save_search(path, one.search(problem, self.parameters), made_of=made_of)
                 self._write_results(method, self.counts(load_search(path).heads))
                 saved.unlink(missing_ok=True)
-        return self._told(method, load_search(path))  # on the CPU, as for later calls
+        return load_search(path)  # on the CPU, as for later calls
 
     def pick_again(self, method: str, **other: Any) -> Search:
         """A method's search with another pick from its fronts; nothing is saved, or searched again.
@@ -223,7 +226,7 @@ class Experiment:
         """
         if strange := sorted(other.keys() - PICKED_BY):
             raise ValueError(unknown("parameter of a pick", strange[0], PICKED_BY))
-        given, search = self.parameters.but(**other), self.search(method)
+        given, search = self.parameters.but(**other), self._search(method)
         one, words = method_named(method), ", ".join(f"{name}={value}" for name, value in other.items())
         again = one.pick_again(self.problem(both_layers=one.both_layers(given)), given, search.fronts)
         return self._told(f"{method} ({words})" if words else method, again)

@@ -277,13 +277,13 @@ def test_another_pick_needs_no_other_search(celeba, done, capsys):
         for method in ("multi-task", "dynamic weighting"):
             again = done.pick_again(method, **asked)
             said = capsys.readouterr().out
-            run = f"picked/{method}, {asked}"
+            run = f"picked/{method} {'-'.join(asked)}"
             own = experiment(celeba, done.folder.parent, run=run, **asked).search(method)
             assert torch.equal(again.heads.weights, own.heads.weights)
             assert (again.picked, again.met) == (own.picked, own.met)
-            words = f"{method} ({', '.join(f'{name}={value}' for name, value in asked.items())}): No model meets the side"
-            assert (words in said) != all(again.met)
-            assert ("No model meets" in capsys.readouterr().out) != all(own.met)
+            words = ", ".join(f"{name}={value}" for name, value in asked.items())
+            assert (f"{method} ({words}): the base model stays: no model meets" in said) != all(again.met)
+            assert ("the base model stays" in capsys.readouterr().out) != all(own.met)
     assert torch.equal(again.heads.last, done.heads())  # a recall that nothing has
     assert again.met == [False]
     with pytest.raises(ValueError, match="unknown parameter of a pick 'max_fpr': did you mean 'max_fpr_gap'"):
@@ -480,6 +480,9 @@ def test_both_layers_are_searched_on_what_they_read(celeba, tmp_path):
         experiment(celeba, tmp_path, layers="both")
     run = experiment(celeba, tmp_path, layers="all")
     search = run.search("dynamic weighting")
+    again = run.pick_again("dynamic weighting").heads
+    assert torch.equal(again.weights, search.heads.weights)
+    assert torch.equal(again.hidden, search.heads.hidden)
     base = run.base_model()
     base.model.replace_heads(search.heads.last, search.heads.hidden)
     logits = run.logits(base.model, "test")

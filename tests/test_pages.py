@@ -103,7 +103,7 @@ def test_the_explorer_has_bars_of_every_group_whatever_its_name(found):
     assert {html.unescape(name): bars.count(name) for name in bars} == dict.fromkeys(names, 3)  # a bar per model
     two, many = (int(re.findall(r"--height: (\d+)px", frame(t, GIVEN))[0]) for t in (found[-1], table))
     assert many - two == 12 * 60
-    assert many > float(re.findall(r'height="(\d+)"', svg)[0]) + 70  # and the controls above
+    assert many > float(re.findall(r'height="(\d+)"', svg)[0]) + 105  # and the controls above
 
 
 def test_names_are_no_tags():

@@ -210,7 +210,7 @@ def page(chart: alt.VConcatChart) -> str:
 
 def frame(table: pd.DataFrame, given: Parameters) -> str:
     """`explorer` in a frame, for a notebook's output: it looks the same in JupyterLab and the book, without a kernel."""
-    height = 640 + 40 * len(SLIDERS) + STEP * table.label.nunique() + BARS * (len(table.columns) - COLUMNS)
+    height = 610 + 40 * len(SLIDERS) + STEP * table.label.nunique() + BARS * (len(table.columns) - COLUMNS)
     style = f"width: 100%; max-width: {WIDTH + 160}px; --height: {height}px; "
     style += "height: var(--height); border: 0"  # a printed page takes less
     text = escape(page(explorer(table, given)))

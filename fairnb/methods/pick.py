@@ -92,13 +92,13 @@ def pick_each(problem: Problem, fronts: Fronts) -> Search:
 
 
 def unmet(search: Search, labels: Sequence[str]) -> str:
-    """A sentence on those of the S labels, by name, for which nothing meets the side conditions; empty if there is none."""
+    """Words on those of the S labels, by name, for which nothing meets the side conditions; empty if there is none."""
     if all(search.met):
         return ""
     if len(search.met) < len(labels):  # all were searched together
-        return "No model meets the side conditions for every label: the base model stays."
+        return "the base model stays: no model meets the side conditions for every label"
     names = [name for name, met in zip(labels, search.met, strict=True) if not met]
-    return f"No model meets the side conditions for {some(names)}: the base model stays there."
+    return f"the base model stays: no model meets the side conditions for {some(names)}"
 
 
 def picked_from(problem: Problem, positions: list[Tensor], values: list[Tensor], evaluations: int) -> Search:
