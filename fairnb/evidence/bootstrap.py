@@ -133,6 +133,8 @@ def draw(order: list[list[Outcome]], truth: Features, draws: int, generator: tor
 
 def people_by_cell(truth: Features) -> Tensor:
     """People with an image of each group and truth: int64 [L, G, 2], negatives then positives."""
+    if truth.person is None:
+        return truth.tables(truth.labels.T).sum(-1)
     people, who = truth.people
     counts = torch.zeros(truth.labels.shape[1], truth.groups, 2, dtype=torch.int64)
     for group in range(truth.groups):

@@ -50,10 +50,10 @@ def matrix(values: Any, what: str) -> tuple[Tensor, list[str]]:
 def truths(values: Any) -> tuple[Tensor, list[str]]:
     """True labels, bool [N, L], of 0 and 1 or −1 and 1, and their names; another value raises ValueError."""
     numbers, names = matrix(values, "truth")
-    if numbers.dtype != torch.bool:
-        found = numbers.unique().tolist()
-        if set(found) - {0, 1} and set(found) - {-1, 1}:
-            raise ValueError(f"truth holds {some(f'{value:g}' for value in found)}: it must be 0 and 1, or -1 and 1")
+    one = numbers == 1
+    if not any(bool((one | (numbers == no)).all()) for no in (0, -1)):
+        found = some(f"{value:g}" for value in numbers.unique().tolist())
+        raise ValueError(f"truth holds {found}: it must be 0 and 1, or -1 and 1")
     return numbers > 0, names
 
 
