@@ -204,7 +204,7 @@ def assess(
     kind: Annotated[str | None, typer.Option(help="binary, probabilities or logits; found out if left out.")] = None,
     threshold: Annotated[float | None, typer.Option(help="A score above it predicts the label.")] = None,
     image: Annotated[str, typer.Option(help="Column of images, where it has no usual name.")] = "",
-    person: Annotated[str, typer.Option(help="Column of the person shown, if known.")] = "",
+    person: Annotated[str, typer.Option(help="Column of the person shown, where it has no usual name.")] = "",
     bins: Annotated[list[str] | None, typer.Option(help="Where groups of numbers begin: age=0,30,60.")] = None,
     products: Annotated[bool, typer.Option("--products", help="Assess by the product of all attributes too.")] = False,
     draws: Annotated[int | None, typer.Option(help="Resamples, for intervals; 0 leaves them out.", min=0)] = None,

@@ -48,7 +48,10 @@ def truth_of(table: pd.DataFrame) -> np.ndarray:
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".parquet"])
 def test_one_table_of_any_kind(table, tmp_path, ending):
-    known = read_predictions([write(table, tmp_path / f"p{ending}")], ["Male"])
+    person = np.arange(200) // 2
+    known = read_predictions([write(table.assign(identity=person), tmp_path / f"p{ending}")], ["Male"])
+    assert known.person is not None
+    assert known.person.astype(int).tolist() == person.tolist()
     assert list(known.truth) == NAMES
     assert (known.truth.to_numpy() == truth_of(table)).all()
     assert (known.scores.to_numpy() == table[[f"{name}_score" for name in NAMES]].to_numpy()).all()
@@ -103,7 +106,7 @@ def test_the_command_tells_writes_and_fails(table, tmp_path):
         (["--group", "Male", "--score", "score"], "must hold {label}"),
         (["--group", "age"], "age holds numbers: say where its groups begin"),
         (["--group", "Male", "--kind", "probabilities"], "that are not in 0..1"),
-        (["--group", "Male", "--person", "who"], "unknown column (person) 'who'"),
+        (["--group", "Male", "--person", "who"], "p.csv, person: unknown column 'who'"),
         (["--group", "Male", "--bins", "Age=0,1"], "bins: unknown attribute 'Age': did you mean"),
         (["--group", "Male", "--threshold", "9"], "every prediction of every label is 0"),
     ],

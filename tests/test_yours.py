@@ -77,6 +77,7 @@ def test_whatever_holds_the_numbers():
         assess(torch.tensor(known["truth"]), torch.tensor(known["scores"]), group, names=NAMES, draws=50),
         assess(polars.DataFrame(truth), polars.DataFrame(scores), polars.DataFrame(group), draws=50),
         assess(truth.astype(object), scores[["Hat", "Bald"]], dict(group), draws=50),
+        assess(truth, torch.tensor(known["scores"]).double().float(), group.astype("category"), names=NAMES, draws=50),
         assess(2 * truth.astype(int) - 1, scores.astype(float), group, draws=50),
     ]
     for other in same:
@@ -113,7 +114,7 @@ def test_intervals_cover_what_is_there_and_say_so():
     covered = ((table.us_low <= expected) & (expected <= table.us_high)).mean()
     assert 0.9 < covered < 0.99
     m = assess(whole["truth"], whole["scores"], whole["group"], names=NAMES, draws=100).labels.verdict[0]
-    assert m.startswith(f"m: predicted {true.loc['label 0', 'm']:.2f} times as often as it occurs, 95% ")
+    assert m.startswith(f"m: predicted {true.loc['label 0', 'm']:.2f} times as often as it occurs, 95 % ")
 
 
 def test_images_of_one_person_count_together():
@@ -160,8 +161,10 @@ def test_where_nothing_can_be_said():
         ({"prediction": np.zeros((10, 3))}, "truth has 2 labels, prediction 3"),
         (
             {"prediction": [[0.0, np.nan]] * 10},
-            "10 values that are missing or no numbers, first in row 0, column 1",
+            "10 values that are missing or no finite numbers, first in row 0, column 1",
         ),
+        ({"prediction": [[0.0, np.inf]] * 10}, "10 values that are missing or no finite numbers"),
+        ({"truth": [], "prediction": [], "group": []}, "truth is empty"),
         ({"truth": [[1, 2]] * 10}, "truth holds 1, 2: it must be 0 and 1"),
         ({"truth": [["yes", "no"]] * 10}, "truth holds 20 values that are missing"),
         ({"group": ["m"] * 10}, "group holds one value, 'm'"),
@@ -331,6 +334,8 @@ def test_images_and_people_in_both_splits_are_refused():
         mitigate(sample(known, image=names), sample(other, image=more))
     with pytest.raises(ValueError, match="share 5 people"):
         mitigate(sample(known, person=range(300)), sample(other, person=np.arange(200) + 295))
+    with pytest.raises(ValueError, match="share 300 images"):
+        mitigate(sample(known), sample(known))
     valid, test = with_features(300, 0), with_features(200, 1)
     test.features.x[:7] = valid.features.x[3:10]
     with pytest.raises(ValueError, match=r"share 7 images \(rows of equal numbers\)"):

@@ -22,11 +22,12 @@ CUTS = {"binary": 0.5, "probabilities": 0.5, "logits": 0.0}  # a score above pre
 def matrix(values: Any, what: str) -> tuple[Tensor, list[str]]:
     """Numbers of an array, tensor or data frame as a tensor [N, K], and its columns' names, none if it has no names.
 
-    ValueError with their count and the first place for values that are missing or no numbers.
+    ValueError without rows, and with their count and the first place for values that are missing or no finite numbers.
     """
     names = list(map(str, values.columns)) if hasattr(values, "columns") else []
     if isinstance(values, Tensor):
         numbers = values.detach().cpu()
+        numbers = numbers.float() if numbers.is_floating_point() and numbers.dtype != torch.float64 else numbers
     else:
         array = np.asarray(values)
         if array.dtype.kind not in "biuf":
@@ -38,11 +39,13 @@ def matrix(values: Any, what: str) -> tuple[Tensor, list[str]]:
         names = names or [str(name) for name in (getattr(values, "name", None),) if name]
     if numbers.dim() != 2:
         raise ValueError(f"{what} has the shape {tuple(numbers.shape)}: rows are images, columns labels")
-    if numbers.is_floating_point() and bool((gaps := numbers.isnan()).any()):
+    if not len(numbers):
+        raise ValueError(f"{what} is empty")
+    if numbers.is_floating_point() and bool((gaps := ~numbers.isfinite()).any()):
         row, column = gaps.nonzero()[0].tolist()
         place = f"column {names[column]}" if names else f"column {column}"
         raise ValueError(
-            f"{what} holds {int(gaps.sum()):,} values that are missing or no numbers, first in row {row}, {place}"
+            f"{what} holds {int(gaps.sum()):,} values that are missing or no finite numbers, first in row {row}, {place}"
         )
     return numbers, names
 

@@ -29,7 +29,7 @@ ENDS = ("", "_low", "_high")
 NOTHING = "no group's predictions are told apart from its positives"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Assessment:
     """What `assess` found. Columns `_low` and `_high` are the ends of 95 % intervals.
 
@@ -74,6 +74,10 @@ class Assessment:
         from fairnb.book import plots
 
         return plots.beside_chance(self.of("labels", attribute))
+
+    def __repr__(self) -> str:
+        rows = (f"by {row.attribute} {row.uei:.3f} ({row.uei_chance:.3f} by chance)" for row in self.means.itertuples())
+        return f"Assessment of {self.means.labels[0]} labels, mean UEI {', '.join(rows)}"
 
     def to_csv(self, folder: str | Path) -> None:
         """Write groups.csv, labels.csv and means.csv into a folder, which is made if needed."""
@@ -184,7 +188,7 @@ def verdict(groups: pd.DataFrame) -> str:
         elif not row.predicted_positives:
             told.append(f"{row.group}: never predicted, at {row.positives:,} positives")
         elif row.us_low > 1 or row.us_high < 1:
-            told.append(f"{times}, {LEVEL:.0%} {row.us_low:.2f} to {row.us_high:.2f}")
+            told.append(f"{times}, {100 * LEVEL:.0f} % {row.us_low:.2f} to {row.us_high:.2f}")
         elif groups.us_low.isna().all() and row.us != 1:
             told.append(times)
     return some(told, 3).replace(", … (", "; … (") if len(told) > 3 else "; ".join(told) or NOTHING

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ BY_SCORES = ("label thresholds", "group thresholds")  # methods that move no wei
 BY_GROUP_SCORES = "calibrated multi-task"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Mitigation:
     """What `mitigate` found: fronts and pick, tables before and after on test, and what is put to work."""
 
@@ -50,6 +51,16 @@ class Mitigation:
     def changes(self) -> pd.DataFrame:
         """A row per label searched, worst first: its UEI before and after on test, the change with its interval, and p."""
         return self.evidence.changes
+
+    def __repr__(self) -> str:
+        (before, after), searched = self.evidence.methods.uei, self.evidence.methods.labels[0]
+        return f"Mitigation by {self.method!r}: mean UEI of {searched} labels on test {before:.3f} before, {after:.3f} after"
+
+    def _repr_html_(self) -> str:
+        from fairnb.book import tables
+
+        told = "".join(f"<li>{escape(line)}</li>" for line in self.told)
+        return f"{tables.shown(tables.of_methods(self.evidence.methods)).to_html()}<ul>{told}</ul>"
 
     @property
     def thresholds(self) -> Tensor:

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from fairnb.data.labelling import Attributes
-from fairnb.data.layouts import read_attributes
-from fairnb.data.table import placed, read_table
+from fairnb.data.layouts import USUAL, read_attributes
+from fairnb.data.table import column_of, placed, read_table
 from fairnb.run.messages import some, unknown
 from fairnb.run.parameters import Data
 
@@ -42,8 +42,8 @@ def read_predictions(
     """Read the labels, scores and groups of one table, or of several joined by image.
 
     Columns of labels and of scores are named by `truth` and `score`, in which `{label}` stands for a label's name; `groups`
-    name the sensitive attributes, `person` who is shown, `image` the images, whose usual names are known. An image that is
-    not in every file is left out, and told. A name that is no column, two columns of one name, or a value that is missing or
+    name the sensitive attributes, `person` who is shown, `image` the images; the usual names of these two are known. An image
+    that is not in every file is left out, and told. A name that is no column, two columns of one name, or a value that is missing or
     cannot be read raises ValueError with its line or image.
     """
     if not all("{label}" in pattern for pattern in (truth, score)):
@@ -51,9 +51,9 @@ def read_predictions(
     table, told = _joined(files, image)
     names = list(map(str, table.columns))
     source = " and ".join(path.name for path in files)
-    for what, name in [*(("group", name) for name in groups), *([("person", person)] if person else [])]:
-        if name not in names:
-            raise ValueError(f"{source}: {unknown(f'column ({what})', name, names)}")
+    if odd := [name for name in groups if name not in names]:
+        raise ValueError(f"{source}: {unknown('column (group)', odd[0], names)}")
+    who = column_of(table, source, "person", person, USUAL["person"])
     shape = re.compile("(.+)".join(map(re.escape, score.split("{label}"))))
     matches = (match[1] for name in names if (match := shape.fullmatch(name)))
     labels = [label for label in matches if truth.format(label=label) in names and label not in groups]
@@ -65,7 +65,7 @@ def read_predictions(
     scores = pd.DataFrame({label: _numbers(table, source, score.format(label=label)) for label in labels})
     return Predictions(
         pd.DataFrame(true, columns=labels), scores, table[list(groups)].reset_index(drop=True),
-        table[person].reset_index(drop=True) if person else None, tuple(told),
+        None if who is None else table[who].reset_index(drop=True), tuple(told),
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from fairnb.features import Features
 from fairnb.run.messages import some
 from fairnb.yours import arrays
 
-FEWEST = 4  # numbers in a row by which an image is known again
+FEWEST = 4  # numbers in a row by which an image is known again; shorter ones may be equal by chance, but not in most images
 
 
 class Sample:
@@ -118,11 +118,10 @@ def _shown(names: list[str]) -> str:
 
 def _same_rows(first: Tensor, second: Tensor) -> int:
     """Rows [D] that are in both, and once in each: those of a saturated network may repeat without being one image."""
-    if first.shape[1] < FEWEST:
-        return 0
     once = []
     for x in (first, second):
         rows = np.ascontiguousarray(x.numpy()).view(np.dtype((np.void, x.shape[1] * x.element_size()))).ravel()
         found, counts = np.unique(rows, return_counts=True)
         once.append(set(found[counts == 1].tolist()))
-    return len(once[0] & once[1])
+    shared = len(once[0] & once[1])
+    return shared if first.shape[1] >= FEWEST or 2 * shared > min(map(len, once)) else 0
