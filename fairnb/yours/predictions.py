@@ -43,8 +43,8 @@ def read_predictions(
 
     Columns of labels and of scores are named by `truth` and `score`, in which `{label}` stands for a label's name; `groups`
     name the sensitive attributes, `person` who is shown, `image` the images; the usual names of these two are known. An image
-    that is not in every file is left out, and told. A name that is no column, two columns of one name, or a value that is missing or
-    cannot be read raises ValueError with its line or image.
+    that is not in every file is left out, and told. A name that is no column, two columns of one name, or a value that is
+    missing or cannot be read raises ValueError with its line or image.
     """
     if not all("{label}" in pattern for pattern in (truth, score)):
         raise ValueError(f"truth={truth!r} and score={score!r} must hold {{label}}, which stands for a label's name")
