@@ -31,20 +31,15 @@ class Predictions:
 
 
 def read_predictions(
-    files: Sequence[Path],
-    groups: Sequence[str],
-    *,
-    truth: str = TRUTH,
-    score: str = SCORE,
-    image: str = "",
+    files: Sequence[Path], groups: Sequence[str], *, truth: str = TRUTH, score: str = SCORE, image: str = "",
     person: str = "",
-) -> Predictions:
+) -> Predictions:  # fmt: skip
     """Read the labels, scores and groups of one table, or of several joined by image.
 
     Columns of labels and of scores are named by `truth` and `score`, in which `{label}` stands for a label's name; `groups`
-    name the sensitive attributes, `person` who is shown, `image` the images; the usual names of these two are known. An image
-    that is not in every file is left out, and told. A name that is no column, two columns of one name, or a value that is
-    missing or cannot be read raises ValueError with its line or image.
+    name the sensitive attributes, `person` who is shown, `image` the images; the usual names of these two are known. An
+    image that is not in every file is left out, and told. A name that is no column, two columns of one name, or a value that
+    is missing or cannot be read raises ValueError with its line or image.
     """
     if not all("{label}" in pattern for pattern in (truth, score)):
         raise ValueError(f"truth={truth!r} and score={score!r} must hold {{label}}, which stands for a label's name")
