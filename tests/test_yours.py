@@ -14,7 +14,7 @@ from torch import nn
 
 from fairnb.methods import METHODS, Parameters, Problem
 from fairnb.yours import Sample, assess, mitigate
-from fairnb.yours.module import last_linear
+from fairnb.yours.module import last_linear, with_head
 
 GROUPS = np.array(["f", "m"])
 NAMES = ["Bald", "Hat"]
@@ -323,6 +323,56 @@ def test_scores_move_no_weights():
         mitigate(plain(200, 0), Sample(people(50, 1)["truth"], ["f", "x"] * 25, scores=people(50, 1)["scores"], names=NAMES))
 
 
+def test_a_layer_with_two_names_is_replaced_under_both():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(8, 2)
+            self.net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), self.head)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.net(x)
+
+    module, x = Twice(), torch.rand(4, 3)
+    changed = with_head(module, "head", torch.cat([torch.zeros(2, 8), torch.tensor([[1.0], [2.0]])], dim=1))
+    assert changed(x).tolist() == [[1.0, 2.0]] * 4
+    assert not torch.equal(module(x), changed(x))
+
+
+def test_the_mean_gap_and_its_interval_are_of_the_same_labels():
+    draw = np.random.default_rng(0)
+    group = np.array(["f", "m"] * 1000)
+    truth = draw.random((2000, 2)) < 0.4
+    truth[:, 1] = False
+    truth[:8, 1] = True  # four of each group: too few for a rate
+    prediction = truth ^ (draw.random((2000, 2)) < 0.1)
+    one, both = (assess(truth[:, :n], prediction[:, :n], group, draws=200).means for n in (1, 2))
+    assert both.tpr_gap.item() == one.tpr_gap.item()
+    assert both.tpr_gap_high.item() == pytest.approx(one.tpr_gap_high.item(), abs=0.02)
+
+
+def test_precision_is_of_the_images_whose_group_is_known():
+    known = people(400, 6)
+    group = np.where(np.arange(400) < 200, known["group"], None)
+    found = assess(known["truth"], known["scores"], group, draws=0)
+    half = assess(known["truth"][:200], known["scores"][:200], known["group"][:200], draws=0)
+    assert found.labels.average_precision.tolist() == half.labels.average_precision.tolist()
+
+
+def test_single_images_are_predicted_by_their_group():
+    valid, test = plain(800, 10), plain(800, 11)
+    found = mitigate(valid, test, method="group thresholds")
+    scores = test.features.x[:1]
+    assert found.predict(scores, ["m"]).tolist() == (scores > found.thresholds[valid.groups.index("m")]).tolist()
+    frame = pd.DataFrame(test.features.x.numpy(), columns=NAMES)
+    group = [valid.groups[code] for code in test.features.group.tolist()]
+    assert torch.equal(found.predict(frame[NAMES[::-1]], group), found.predict(test.features.x, group))
+    with pytest.raises(ValueError, match="the group of 1 images is missing, first in row 1"):
+        found.predict(test.features.x[:3], ["m", None, "f"])
+    with pytest.raises(ValueError, match="there are 1 columns of scores or features, and 2 were given"):
+        found.predict(test.features.x[:, :1], group)
+
+
 def test_images_and_people_in_both_splits_are_refused():
     known, other = people(300, 0), people(200, 1)
     names, more = [f"{i}.jpg" for i in range(300)], [f"{i}.jpg" for i in range(290, 490)]
@@ -337,9 +387,16 @@ def test_images_and_people_in_both_splits_are_refused():
     with pytest.raises(ValueError, match="share 300 images"):
         mitigate(sample(known), sample(known))
     valid, test = with_features(300, 0), with_features(200, 1)
-    test.features.x[:7] = valid.features.x[3:10]
-    with pytest.raises(ValueError, match=r"share 7 images \(rows of equal numbers\)"):
+    test.features.x[:7] = valid.features.x[3:10] * (1 + 1e-7)  # as another batch size rounds
+    with pytest.raises(ValueError, match=r"share [67] images \(rows of equal numbers; name images by image="):
         mitigate(valid, test, head=HEAD)
+    with pytest.raises(ValueError, match="share 200 people"):
+        mitigate(sample(known, person=[float(i) for i in range(300)]), sample(other, person=range(200)))
+    draw = np.random.default_rng(0)
+    rounded = [
+        Sample(draw.random((900, 5)) < 0.4, ["f", "m"] * 450, scores=draw.random((900, 5)).round(1)) for _ in range(2)
+    ]
+    assert mitigate(*rounded).method == "label thresholds"
 
 
 class Ends(nn.Module):

@@ -169,7 +169,7 @@ class Column:
     def of(cls, name: str, values: pd.Series) -> Column:
         """Read a column of a table."""
         codes, found = pd.factorize(values)
-        words = [_alike(word) for word in found]
+        words = [alike(word) for word in found]
         distinct = list(dict.fromkeys(word for word in words if word.lower() not in MISSING))
         place = {word: i for i, word in enumerate(distinct)}
         again = np.array([*(place.get(word, -1) for word in words), -1])
@@ -219,7 +219,7 @@ class Column:
         return Column(self.name, place[self.codes], [self.words[i] for i in order])
 
 
-def _alike(value: object) -> str:
+def alike(value: object) -> str:
     """A value as a word: 1, 1.0 and ` 1` are the same."""
     word = str(value).strip()
     if re.fullmatch(r"[+-]?\d+\.?0*", word):

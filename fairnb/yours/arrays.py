@@ -33,6 +33,7 @@ def matrix(values: Any, what: str) -> tuple[Tensor, list[str]]:
         if array.dtype.kind not in "biuf":
             flat = pd.to_numeric(pd.Series(array.ravel(), dtype=object), errors="coerce")
             array = flat.to_numpy(dtype=float, na_value=np.nan).reshape(array.shape)
+        array = array.astype(np.int64) if array.dtype.kind == "u" else array  # torch counts in few unsigned types
         numbers = torch.tensor(np.ascontiguousarray(array))
     if numbers.dim() == 1:
         numbers = numbers.unsqueeze(1)
@@ -89,12 +90,17 @@ def scores(values: Any, kind: Kind | None, told: list[str]) -> tuple[Tensor, lis
     return numbers, names, kind
 
 
-def same_images(**parts: Any) -> None:
+def plain(values: Any) -> np.ndarray:
+    """An array of whatever holds values, also a tensor on another device."""
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+def same_rows(of: str, /, **parts: Any) -> None:
     """Raise ValueError, with the sizes of all, unless these have as many rows; None is skipped."""
     sizes = {name: tuple(part.shape) for name, part in parts.items() if part is not None}
     if len({shape[0] for shape in sizes.values()}) > 1:
         shown = ", ".join(f"{name} {' × '.join(f'{size:,}' for size in shape)}" for name, shape in sizes.items())
-        raise ValueError(f"these are of different images (rows × columns): {shown}")
+        raise ValueError(f"these are of different {of} (rows × columns): {shown}")
 
 
 def matched(
@@ -105,8 +111,10 @@ def matched(
     Names that are given are of the columns in their order. Otherwise those of the truth's and the scores' own columns count,
     and bring the scores into the truth's order. Numbers or names that differ raise ValueError.
     """
-    first, second = ([], []) if given else columns
-    names = list(map(str, given or first or second or (f"label {i}" for i in range(true.shape[1]))))
+    first, second = columns if given is None else ([], [])
+    names = list(
+        map(str, list([] if given is None else given) or first or second or (f"label {i}" for i in range(true.shape[1])))
+    )
     if not true.shape[1] == numbers.shape[1] == len(names):
         raise ValueError(
             f"truth has {true.shape[1]} labels, prediction {numbers.shape[1]}, and there are {len(names)} names"
@@ -124,7 +132,8 @@ def cut(numbers: Tensor, kind: Kind, threshold: Any, names: Sequence[str]) -> Te
     """Predictions bool [N, L]: scores above the threshold, one for all, one per label, or by the labels' names."""
     if threshold is None:
         threshold = CUTS[kind]
-    elif isinstance(threshold, Mapping):
+    threshold = threshold.to_dict() if isinstance(threshold, pd.Series) else threshold
+    if isinstance(threshold, Mapping):
         if odd := set(threshold) ^ set(names):
             raise ValueError(f"threshold must name every label once, and differs in {some(sorted(map(str, odd)))}")
         threshold = [threshold[name] for name in names]
@@ -135,18 +144,19 @@ def cut(numbers: Tensor, kind: Kind, threshold: Any, names: Sequence[str]) -> Te
 
 
 def attributes(
-    group: Any, bins: Mapping[str, Sequence[float]] | None = None, *, products: bool = False
+    group: Any, bins: Mapping[str, Sequence[float]] | None = None, *, products: bool = False, every: bool = False
 ) -> dict[str, Column]:
     """The groups by each sensitive attribute, and by the product of all; a column is an attribute, an array is called group.
 
     1 and 0, or yes and no, make the groups `not Young` and `Young`; words are groups by themselves; numbers need `bins`, the
-    numbers where groups begin. Groups that nobody is in are left out; an attribute with one value raises ValueError.
+    numbers where groups begin. Groups that nobody is in are left out, and an attribute with one value raises ValueError,
+    unless `every` group is wanted.
     """
     if hasattr(group, "columns") or isinstance(group, Mapping):
         names = list(group.columns if hasattr(group, "columns") else group)
         table = pd.DataFrame({str(name): np.asarray(group[name]) for name in names})
     else:
-        values = np.asarray(group.detach().cpu() if isinstance(group, Tensor) else group)
+        values = plain(group)
         if values.ndim != 1:
             raise ValueError(
                 f"group has the shape {values.shape}: give one value per image, or a data frame of named columns"
@@ -160,6 +170,9 @@ def attributes(
     found = {}
     for several in wanted:
         column = Attributes(table, data.but(sensitive=several), "group").groups()
+        if every:
+            found[" and ".join(several)] = column
+            continue
         present = np.unique(column.codes[column.codes >= 0]).tolist()
         place = np.full(len(column.words) + 1, -1)  # missing stays missing
         place[present] = range(len(present))
@@ -174,8 +187,7 @@ def numbered(person: Any) -> Tensor | None:
     """People as numbers, int64 [N]; None stays None."""
     if person is None:
         return None
-    values = person.detach().cpu().numpy() if isinstance(person, Tensor) else np.asarray(person)
-    codes = pd.factorize(values)[0]
+    codes = pd.factorize(plain(person))[0]
     if gaps := int((codes < 0).sum()):
         raise ValueError(f"person is missing for {gaps:,} images, first in row {int((codes < 0).argmax())}")
     return torch.from_numpy(codes.astype(np.int64))

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 DRAWS = 1000  # of people, for intervals
 ENDS = ("", "_low", "_high")
-NOTHING = "no group's predictions are told apart from its positives"
+NOTHING = "the intervals of all groups contain 1, or there are too few people"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -126,7 +125,9 @@ def assess(
     true, columns = arrays.truths(truth)
     numbers, others, kind = arrays.scores(prediction, kind, told)
     groups, people = arrays.attributes(group, bins, products=products), arrays.numbered(person)
-    arrays.same_images(truth=true, prediction=numbers, **{f"group {k}": v.codes for k, v in groups.items()}, person=people)
+    arrays.same_rows(
+        "images", truth=true, prediction=numbers, **{f"group {k}": v.codes for k, v in groups.items()}, person=people
+    )
     names, numbers = arrays.matched(true, numbers, names, (columns, others))
     predicted = arrays.cut(numbers, kind, threshold, names)
     told += constant(predicted, names)
@@ -135,36 +136,42 @@ def assess(
         codes = torch.from_numpy(column.codes)
         if missing := int((codes < 0).sum()):
             told.append(f"{attribute} is missing for {missing:,} images, which are left out where it is assessed")
-        part = replace(images, group=codes, groups=len(column.words)).rows(codes >= 0)
-        found.append(by_group(part, predicted[codes >= 0].T, names, attribute, column.words, draws=draws, seed=seed))
-    precision = None if kind == "binary" else average_precision(true, numbers)
-    return joined(found, precision, told)
+        there = codes >= 0
+        part = replace(images, group=codes, groups=len(column.words)).rows(there)
+        how: Any = {"scores": None if kind == "binary" else numbers[there].T, "draws": draws, "seed": seed}
+        found.append(by_group(part, predicted[there].T, names, attribute, column.words, **how))
+    return joined(found, told)
 
 
-def joined(
-    found: Sequence[tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]], precision: Tensor | None, told: Sequence[str]
-) -> Assessment:
-    """The assessment of the tables from `by_group`, a triple per attribute, and the average precision [L] of scores."""
+def joined(found: Sequence[tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]], told: Sequence[str]) -> Assessment:
+    """The assessment of the tables from `by_group`, a triple per attribute."""
     groups, labels, means = (pd.concat(part, ignore_index=True) for part in zip(*found, strict=True))
-    labels["average_precision"] = float("nan") if precision is None else np.tile(precision.numpy(), len(found))
     return Assessment(groups, labels, means, tuple(told))
 
 
 def by_group(
-    truth: Features, predicted: Tensor, names: Sequence[str], attribute: str, groups: Sequence[str], *, draws: int, seed: int
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """The tables `groups`, `labels` and `means` of an `Assessment` by one attribute, of predictions bool [L, N]."""
+    truth: Features, predicted: Tensor, names: Sequence[str], attribute: str, groups: Sequence[str], *,
+    scores: Tensor | None = None, draws: int, seed: int,
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    """The tables `groups`, `labels` and `means` of an `Assessment` by one attribute, of predictions bool [L, N].
+
+    `scores` [L, N] give the average precision.
+    """
     tables, people = truth.tables(predicted), people_by_cell(truth)
     few = torch.stack([people[..., one.people or 0] < FEW for one in OF_GROUPS.values()])  # [R, L, G]
     rates, values = _rates(tables), measures(tables).masked_fill(too_few(people), torch.nan)  # [R, L, G], [M, L]
     drawn = [part[:, 0] for part in resamples(truth, [predicted], draws, seeded(seed, "assess", attribute))]
-    changed = torch.cat([measures(part) for part in drawn]) if drawn else values.new_zeros(0, *values.shape)
+    changed = torch.cat(list(map(measures, drawn))) if drawn else values.new_zeros(0, *values.shape)
+    changed = changed.masked_fill(too_few(people), torch.nan)
     changed_rates = torch.cat(list(map(_rates, drawn))) if drawn else rates.new_zeros(0, *rates.shape)
     table = group_rows("", {"": tables}, names, groups).drop(columns=["method", "split", "us"])
     ends = _ends(rates, changed_rates, OF_GROUPS).masked_fill(few, torch.nan)
     table = pd.concat([table, _columns(OF_GROUPS, rates.flatten(1), ends.flatten(2))], axis=1)
     labels = _columns(MEASURES, values, _ends(values, changed, MEASURES))
-    labels = labels.assign(uei_chance=chance_index(tables).numpy(), verdict=list(map(verdict, _parts(table, len(groups)))))
+    labels = labels.assign(
+        uei_chance=chance_index(tables).numpy(), verdict=[verdict(part, draws > 0) for part in _parts(table, len(groups))]
+    )
+    labels["average_precision"] = float("nan") if scores is None else average_precision(truth.labels.T, scores)
     labels.insert(0, "label", list(names))
     means = _columns(
         MEASURES, values.nanmean(1, keepdim=True), _ends(values.nanmean(1), changed.nanmean(2), MEASURES)[..., None]
@@ -177,8 +184,8 @@ def by_group(
     return table, labels, means
 
 
-def verdict(groups: pd.DataFrame) -> str:
-    """What a label's rows of `Assessment.groups` show beyond chance, or the counts where intervals are not wanted."""
+def verdict(groups: pd.DataFrame, drawn: bool) -> str:
+    """What the rows of `Assessment.groups` of one label show: intervals that exclude 1, or all where none was drawn."""
     told, rows = [], groups.sort_values("us", kind="stable", na_position="first")
     row: Any
     for row in rows.itertuples():
@@ -189,9 +196,9 @@ def verdict(groups: pd.DataFrame) -> str:
             told.append(f"{row.group}: never predicted, at {row.positives:,} positives")
         elif row.us_low > 1 or row.us_high < 1:
             told.append(f"{times}, {100 * LEVEL:.0f} % {row.us_low:.2f} to {row.us_high:.2f}")
-        elif groups.us_low.isna().all() and row.us != 1:
+        elif not drawn:
             told.append(times)
-    return some(told, 3).replace(", … (", "; … (") if len(told) > 3 else "; ".join(told) or NOTHING
+    return "; ".join([*told[:3], *([f"… ({len(told) - 3} more)"] if told[3:] else [])]) or NOTHING
 
 
 def constant(predicted: Tensor, names: Sequence[str]) -> list[str]:
@@ -207,13 +214,12 @@ def constant(predicted: Tensor, names: Sequence[str]) -> list[str]:
     return [f"predicted for {word} image: {some(labels)}" for word, labels in named.items() if labels]
 
 
-def average_precision(true: Tensor, scores: Tensor) -> Tensor:
-    """Average precision of each label, float64 [L], of scores [N, L]; NaN for a label without positives."""
+def average_precision(true: Tensor, scores: Tensor) -> list[float]:
+    """Average precision of each label by its scores, both [L, N]; NaN for a label without positives."""
     from sklearn.metrics import average_precision_score  # slow to import
 
-    pairs = zip(true.T.numpy(), scores.T.numpy(), strict=True)
-    each = [average_precision_score(truth, of) if truth.any() else float("nan") for truth, of in pairs]
-    return torch.tensor(each, dtype=torch.float64)
+    pairs = zip(true.numpy(), scores.numpy(), strict=True)
+    return [float(average_precision_score(truth, of)) if truth.any() else float("nan") for truth, of in pairs]
 
 
 def _rates(tables: Tensor) -> Tensor:

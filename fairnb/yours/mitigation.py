@@ -21,7 +21,7 @@ from fairnb.methods.pick import unmet
 from fairnb.run.messages import some, unknown
 from fairnb.run.parameters import Conditions, Parameters, Pick, Settings, Swarm
 from fairnb.yours import arrays
-from fairnb.yours.assessment import DRAWS, Assessment, average_precision, by_group, joined
+from fairnb.yours.assessment import DRAWS, Assessment, by_group, joined
 from fairnb.yours.module import head_of, last_linear, sample_of, with_head
 from fairnb.yours.sample import Sample, check_splits
 
@@ -88,17 +88,18 @@ class Mitigation:
 
     def predict(self, x: Any, group: Any = None) -> Tensor:
         """Predictions bool [N, L] from scores (those of the group behind) or features, and groups if needed."""
-        numbers, heads = arrays.matrix(x, "scores or features")[0].float(), self.search.heads
+        (numbers, columns), heads = arrays.matrix(x, "scores or features"), self.search.heads
+        if self.valid.cut is not None and set(columns) == set(self.valid.labels):
+            numbers = numbers[:, [columns.index(name) for name in self.valid.labels]]
+        if (given := numbers.shape[1]) != (wanted := self.base.shape[1] - 1):
+            raise ValueError(f"there are {given} columns of scores or features, and {wanted} were given to mitigate")
         codes = torch.zeros(len(numbers), dtype=torch.int64)
         if heads.by_group:
             if group is None:
                 raise ValueError(f"{self.method!r} predicts by group: give each image's group")
-            column = list(arrays.attributes(group, products=True).values())[-1]
-            if odd := set(column.words) - set(self.valid.groups):
-                raise ValueError(unknown("group", sorted(odd)[0], self.valid.groups))
-            codes = torch.tensor([self.valid.groups.index(word) for word in column.words])[torch.from_numpy(column.codes)]
+            codes = self.valid.codes(group)
         empty = torch.zeros(len(numbers), len(self.base), dtype=torch.bool)
-        return heads.predict(Features(numbers, empty, codes, len(self.valid.groups))).T
+        return heads.predict(Features(numbers.float(), empty, codes, len(self.valid.groups))).T
 
 
 def mitigate(
@@ -177,8 +178,9 @@ def _base(valid: Sample, head: Any) -> Tensor:
         raise ValueError("features need the last layer that reads them: head=…, or give scores alone")
     if isinstance(head, nn.Linear):
         head = head_of(head)
-    elif isinstance(head, tuple | list):
-        weights, bias = (arrays.matrix(part, "head")[0] for part in head)
+    elif isinstance(head, tuple):
+        weights, bias = (arrays.matrix(part, "head")[0].float() for part in head)
+        arrays.same_rows("labels", weights=weights, biases=bias)
         head = torch.cat([weights, bias], dim=1)
     layer = arrays.matrix(head, "head")[0].float()
     if layer.shape != (wanted := (len(valid.labels), valid.features.x.shape[1] + 1)):
@@ -214,7 +216,7 @@ def _searched(valid: Sample, test: Sample, given: Parameters) -> tuple[Tensor, l
     fewest = torch.stack([people_by_cell(one.features)[..., 1].amin(1) for one in (valid, test)]).amin(0)
     keep = torch.tensor([name not in given.not_analysed for name in valid.labels]) & (fewest >= given.min_positives)
     few = [
-        f"{name} ({count})" for name, count, one in zip(valid.labels, fewest.tolist(), keep.tolist(), strict=True) if not one
+        f"{name} ({count})" for name, count in zip(valid.labels, fewest.tolist(), strict=True) if count < given.min_positives
     ]
     if not keep.any():
         raise ValueError(
@@ -229,5 +231,5 @@ def _searched(valid: Sample, test: Sample, given: Parameters) -> tuple[Tensor, l
 
 def _assessed(test: Sample, heads: Heads) -> Assessment:
     part = test.features
-    found = by_group(part, heads.predict(part), test.labels, test.attribute, test.groups, draws=DRAWS, seed=0)
-    return joined([found], average_precision(part.labels, heads.logits(part).T), [])
+    how: Any = {"scores": heads.logits(part), "draws": DRAWS, "seed": 0}
+    return joined([by_group(part, heads.predict(part), test.labels, test.attribute, test.groups, **how)], [])

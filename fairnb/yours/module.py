@@ -22,6 +22,8 @@ def last_linear(module: nn.Module, batch: Any) -> str:
 
     ValueError, with the layers that ran last, if there is none.
     """
+    if isinstance(module, nn.DataParallel):
+        raise ValueError("DataParallel runs copies of a module: give the one inside, module.module")
     outputs: list[tuple[str, nn.Module, Any]] = []
     names = {part: name for name, part in module.named_modules()}
     leaves = [part for part in names if not list(part.children())]
@@ -51,14 +53,10 @@ def head_of(layer: nn.Linear) -> Tensor:
 
 def with_head(module: nn.Module, name: str, head: Tensor) -> nn.Module:
     """A copy of the module whose layer of this name has the weights and biases [L, D + 1]."""
-    changed, old = copy.deepcopy(module), cast(nn.Linear, module.get_submodule(name))
-    new = nn.Linear(head.shape[1] - 1, len(head)).to(old.weight.device, old.weight.dtype)
-    with torch.no_grad():
-        new.weight.copy_(head[:, :-1])
-        new.bias.copy_(head[:, -1])
-    if not name:
-        return new
-    changed.set_submodule(name, new.train(old.training))
+    changed = copy.deepcopy(module)
+    layer = cast(nn.Linear, changed.get_submodule(name))  # it may have other names too
+    head = head.to(layer.weight)  # rounded, where the module computes in fewer bits
+    layer.weight, layer.bias = nn.Parameter(head[:, :-1].clone()), nn.Parameter(head[:, -1].clone())
     return changed
 
 
@@ -94,7 +92,7 @@ def _run(module: nn.Module, batch: Any) -> tuple[Any, dict[str, Any]]:
     device = next((part.device for part in module.parameters()), torch.device("cpu"))
     if isinstance(batch, Mapping):
         beside = {name: batch[name] for name in BESIDE if name in batch}
-        inputs = {name: values.to(device) for name, values in batch.items() if name not in BESIDE}
+        inputs = {name: of.to(device) for name, of in batch.items() if name not in BESIDE and isinstance(of, Tensor)}
         arguments: tuple[Any, ...] = ()
     else:
         beside, inputs = dict(zip(BESIDE, batch[1:], strict=False)), {}
@@ -121,7 +119,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 def _logits(output: Any) -> Tensor:
     """The logits of a module's output: a tensor, or an object, dictionary or tuple that holds them."""
     if isinstance(output, Mapping):
-        output = output["logits"]
+        output = output.get("logits")
     output = getattr(output, "logits", output)
     found = output[0] if isinstance(output, tuple | list) else output
     if not isinstance(found, Tensor):

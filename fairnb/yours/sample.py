@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fairnb.data.table import alike
 from fairnb.features import Features
-from fairnb.run.messages import some
+from fairnb.run.messages import some, unknown
 from fairnb.yours import arrays
 
-FEWEST = 4  # numbers in a row by which an image is known again; shorter ones may be equal by chance, but not in most images
+FEWEST = 4  # features by which an image is known again
+ALIKE = 10_000  # parts of the largest feature below which a difference is one of rounding
 
 
 class Sample:
@@ -52,14 +54,16 @@ class Sample:
             if found == "binary":
                 raise ValueError("scores are all 0 and 1: a threshold can only move along logits or probabilities")
             self.cut = arrays.CUTS[found]
+        self.bins = bins
         self.attribute, column = list(arrays.attributes(group, bins, products=True).items())[-1]
         self.people, self.images = (
-            [*map(str, np.asarray(of).tolist())] if of is not None else None for of in (person, image)
+            None if of is None else list(map(alike, arrays.plain(of).tolist())) for of in (person, image)
         )
         more = None if group_scores is None else arrays.matrix(group_scores, "group_scores")[0]
-        arrays.same_images(
+        arrays.same_rows(
+            "images",
             truth=true, **{"scores" if features is None else "features": x}, group=column.codes, group_scores=more,
-            **{name: np.asarray(of) for name, of in {"person": person, "image": image}.items() if of is not None},
+            **{name: arrays.plain(of) for name, of in {"person": person, "image": image}.items() if of is not None},
         )  # fmt: skip
         if missing := int((column.codes < 0).sum()):
             raise ValueError(
@@ -70,6 +74,19 @@ class Sample:
         x = (x if more is None else torch.cat([x, more.to(x.dtype)], dim=1)).float().contiguous()
         self.groups, codes = list(column.words), torch.from_numpy(column.codes).long()
         self.features = Features(x, true, codes, len(self.groups), arrays.numbered(person))
+
+    def codes(self, group: Any) -> Tensor:
+        """The groups of other images, int64 [N], given as for this sample or by their names; ValueError for another one."""
+        words = arrays.plain(group)
+        if words.ndim == 1 and set(words.tolist()) <= set(self.groups):
+            return torch.tensor([self.groups.index(word) for word in words.tolist()])
+        column = list(arrays.attributes(group, self.bins, products=True, every=True).values())[-1]
+        if missing := int((column.codes < 0).sum()):
+            raise ValueError(f"the group of {missing:,} images is missing, first in row {int((column.codes < 0).argmax())}")
+        found = [column.words[code] for code in column.codes]
+        if odd := [word for word in found if word not in self.groups]:
+            raise ValueError(unknown("group", odd[0], self.groups))
+        return torch.tensor([self.groups.index(word) for word in found])
 
     @property
     def inferred(self) -> bool:
@@ -103,8 +120,8 @@ def check_splits(valid: Sample, test: Sample) -> None:
         mine, theirs = getattr(valid, what), getattr(test, what)
         if mine is not None and theirs is not None and (both := set(mine) & set(theirs)):
             shared[what] = len(both)
-    if None in (valid.images, test.images) and (count := _same_rows(valid.features.x, test.features.x)):
-        shared["images (rows of equal numbers)"] = count
+    if None in (valid.images, test.images) and (count := _same_rows(valid, test)):
+        shared["images (rows of equal numbers; name images by image=… if they are others)"] = count
     if shared:
         raise ValueError(
             f"validation and test share {' and '.join(f'{count:,} {what}' for what, count in shared.items())}: what is "
@@ -116,12 +133,16 @@ def _shown(names: list[str]) -> str:
     return f"{len(names)} ({some(names, 3)})"
 
 
-def _same_rows(first: Tensor, second: Tensor) -> int:
-    """Rows [D] that are in both, and once in each: those of a saturated network may repeat without being one image."""
-    once = []
-    for x in (first, second):
-        rows = np.ascontiguousarray(x.numpy()).view(np.dtype((np.void, x.shape[1] * x.element_size()))).ravel()
-        found, counts = np.unique(rows, return_counts=True)
+def _same_rows(valid: Sample, test: Sample) -> int:
+    """Images of validation that seem to be in test too, by their numbers, which a module may give with other last digits.
+
+    Rows that are not the only ones of their kind in a split, as of a saturated network, are not looked at. Few numbers may
+    be equal by chance, and so may scores that were rounded: then only more than half of a split's rows count.
+    """
+    largest, once = float(valid.features.x.abs().max()), []
+    for x in (valid.features.x, test.features.x):
+        whole = np.round(x.numpy() * (ALIKE / max(largest, 1e-30))).astype(np.int32)
+        found, counts = np.unique(whole.view(np.dtype((np.void, 4 * x.shape[1]))).ravel(), return_counts=True)
         once.append(set(found[counts == 1].tolist()))
-    shared = len(once[0] & once[1])
-    return shared if first.shape[1] >= FEWEST or 2 * shared > min(map(len, once)) else 0
+    shared, surely = len(once[0] & once[1]), valid.cut is None and valid.features.x.shape[1] >= FEWEST
+    return shared if surely or 2 * shared > min(map(len, once)) else 0
