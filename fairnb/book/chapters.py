@@ -95,8 +95,8 @@ def run_chapters(
             continue
         say(f"{name}: {about[name].get('does', 'executing')} … {len(clock.left)} left, {clock.estimate}")
         start = time.perf_counter()
-        default = Parameters.model_fields
-        changed = {one: given[one] for one in own if one in given and (one in values or given[one] != default[one].default)}
+        usual = Parameters().model_dump(mode="json")
+        changed = {one: given[one] for one in own if one in given and (one in values or given[one] != usual[one])}
         _execute(notebooks[name], failed, changed, root, clock)
         save_json(failed, (done := load_json(failed)) | {"metadata": done["metadata"] | {"made_of": key}})
         failed.replace(out)
