@@ -33,7 +33,7 @@ from fairnb.data import Faces, open_dataset
 from fairnb.data.feeding import Feed
 from fairnb.features import Features, extract_features, load_features, load_layer, save_features
 from fairnb.heads import Heads
-from fairnb.methods import METHODS, Problem, Search, load_search, method_named, save_search, unmet
+from fairnb.methods import BASE, METHODS, Problem, Search, load_search, method_named, save_search, unmet
 from fairnb.methods.method import PICKED_BY
 from fairnb.model import MultiLabelNet
 from fairnb.run.device import make_fabric, resolve
@@ -233,8 +233,15 @@ class Experiment:
 
     def counts(self, heads: Heads) -> dict[str, Tensor]:
         """Contingency tables of heads by split, int64 [L, G, 2, 2]."""
-        features = self.features() if heads.hidden is None else self.pooled_features()
-        return {split: heads.tables(part) for split, part in features.items()}
+        return {split: heads.tables(part) for split, part in self.features_for(heads).items()}
+
+    def heads_of(self, method: str) -> Heads:
+        """The base model's heads, or those that a method picked."""
+        return Heads(self.heads().unsqueeze(0)) if method == BASE.name else self.search(method).heads
+
+    def features_for(self, heads: Heads) -> dict[str, Features]:
+        """The features that heads read: penultimate ones, or pooled ones where the layer before them moved too."""
+        return self.features() if heads.hidden is None else self.pooled_features()
 
     def labels(self) -> pd.DataFrame:
         """`labels.csv`: method, split, label, analysed, accuracy, uei. One row per method, split and label."""
@@ -265,8 +272,8 @@ class Experiment:
         `<label>_score`, a logit: above 0 predicts the label.
         """
         faces, rows = self.faces, self.faces.rows(split)
-        heads = Heads(self.heads().unsqueeze(0)) if method == "base" else self.search(method).heads
-        part = (self.features() if heads.hidden is None else self.pooled_features())[split]
+        heads = self.heads_of(method)
+        part = self.features_for(heads)[split]
         names = list(map(faces.images.names.__getitem__, rows.tolist()))
         table = pd.DataFrame({"image": names} | ({} if part.person is None else {"person": part.person.numpy()}))
         table[faces.sensitive] = [faces.group_names[code] for code in part.group.tolist()]

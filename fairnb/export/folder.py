@@ -25,7 +25,7 @@ from fairnb.export.card import Stated, card
 from fairnb.export.network import FORMAT, FromPixels, load, squares, thresholds
 from fairnb.export.onnx_file import INPUTS, run_onnx, write_onnx
 from fairnb.heads import Heads
-from fairnb.methods import BASE, METHODS, Search, method_named
+from fairnb.methods import BASE, METHODS, method_named
 from fairnb.model import arguments_of, classifier_of
 from fairnb.run.files import folder_beside, load_tensors, save_json, save_tensors
 from fairnb.run.messages import some, unknown
@@ -115,14 +115,12 @@ class _Exported:
 
     def __init__(self, experiment: Experiment, method: str) -> None:
         self.experiment, self.method = experiment, method
-        search: Search | None = None if method == BASE.name else experiment.search(method)
-        self.heads = search.heads if search else Heads(experiment.heads().unsqueeze(0))
+        self.heads = experiment.heads_of(method)
         last, self.thresholds = one_head(self.heads, experiment.heads())
         self.weights = renamed(load_tensors(experiment.folder / FILES[0])) | _layer(3, last)
         if self.heads.hidden is not None:
             self.weights |= _layer(1, self.heads.hidden)
-        split = experiment.features() if self.heads.hidden is None else experiment.pooled_features()
-        self.test = split["test"]
+        self.test = experiment.features_for(self.heads)["test"]
 
     def config(self, input: str) -> dict[str, Any]:
         """The content of config.json, all but what is known only after the export."""

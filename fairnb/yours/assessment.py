@@ -159,10 +159,11 @@ def by_group(
     """
     tables, people = truth.tables(predicted), people_by_cell(truth)
     few = torch.stack([people[..., one.people or 0] < FEW for one in OF_GROUPS.values()])  # [R, L, G]
-    rates, values = _rates(tables), measures(tables).masked_fill(too_few(people), torch.nan)  # [R, L, G], [M, L]
+    unsure = too_few(people)  # [M, L]
+    rates, values = _rates(tables), measures(tables).masked_fill(unsure, torch.nan)  # [R, L, G], [M, L]
     drawn = [part[:, 0] for part in resamples(truth, [predicted], draws, seeded(seed, "assess", attribute))]
     changed = torch.cat(list(map(measures, drawn))) if drawn else values.new_zeros(0, *values.shape)
-    changed = changed.masked_fill(too_few(people), torch.nan)
+    changed = changed.masked_fill(unsure, torch.nan)
     changed_rates = torch.cat(list(map(_rates, drawn))) if drawn else rates.new_zeros(0, *rates.shape)
     table = group_rows("", {"": tables}, names, groups).drop(columns=["method", "split", "us"])
     ends = _ends(rates, changed_rates, OF_GROUPS).masked_fill(few, torch.nan)

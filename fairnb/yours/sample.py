@@ -77,13 +77,14 @@ class Sample:
 
     def codes(self, group: Any) -> Tensor:
         """The groups of other images, int64 [N], given as for this sample or by their names; ValueError for another one."""
-        words = arrays.plain(group)
-        if words.ndim == 1 and set(words.tolist()) <= set(self.groups):
-            return torch.tensor([self.groups.index(word) for word in words.tolist()])
-        column = list(arrays.attributes(group, self.bins, products=True, every=True).values())[-1]
-        if missing := int((column.codes < 0).sum()):
-            raise ValueError(f"the group of {missing:,} images is missing, first in row {int((column.codes < 0).argmax())}")
-        found = [column.words[code] for code in column.codes]
+        values = arrays.plain(group)
+        found = values.tolist()
+        if values.ndim > 1 or not set(found) <= set(self.groups):
+            column = list(arrays.attributes(group, self.bins, products=True, every=True).values())[-1]
+            if missing := int((column.codes < 0).sum()):
+                first = int((column.codes < 0).argmax())
+                raise ValueError(f"the group of {missing:,} images is missing, first in row {first}")
+            found = [column.words[code] for code in column.codes]
         if odd := [word for word in found if word not in self.groups]:
             raise ValueError(unknown("group", odd[0], self.groups))
         return torch.tensor([self.groups.index(word) for word in found])
