@@ -534,7 +534,7 @@ def test_drawn_faces_are_exported_and_predicted(tmp_path):
     assert load_json(folder / "config.json")["dataset"]["name"] == "drawn faces"
     (tmp_path / "faces").mkdir()
     for place, image in enumerate(made.faces.images.read(made.faces.rows("test").tolist(), 34)):
-        Image.fromarray(image.numpy()).save(tmp_path / "faces" / f"{place:02d}.png")
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "faces" / f"{place:02d}.png")
     scores, _ = predict(folder, tmp_path / "faces")
     same_predictions(torch.tensor(scores.iloc[:, 1:].to_numpy()), made.logits(made.base_model().model, "test"))
 

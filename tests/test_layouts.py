@@ -36,6 +36,10 @@ def picture(seed: int, form: str = "JPEG", mode: str = "RGB") -> bytes:
     return file.getvalue()
 
 
+def upright(data: bytes) -> torch.Tensor:
+    return torch.from_numpy(np.array(Image.open(io.BytesIO(data)))).permute(2, 0, 1)
+
+
 def put(path: Path, content: str | bytes) -> Path:
     """Write a file and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -172,7 +176,7 @@ def test_the_hubs_parquet_holds_the_images(tmp_path):
     faces = opened(make_hub(tmp_path))
     assert [len(faces.rows(split)) for split in ("train", "valid", "test")] == [96, 48, 48]
     assert faces.label_names == ("Smiling", "Young")
-    expected = torch.from_numpy(np.array(Image.open(io.BytesIO(picture(117)))))
+    expected = upright(picture(117))
     assert torch.equal(faces.images[117], expected)
     assert faces.person is not None
     assert faces.person[:4].tolist() == [0, 0, 0, 1]
@@ -300,8 +304,8 @@ def test_every_pixel_format_is_shown_as_a_viewer_shows_it(tmp_path, mode):
     put(tmp_path / "images" / "3.tif", file.getvalue())
     seen = opened(tmp_path).images[3]
     expected = (np.arange(672).reshape(28, 24) * 97 / 257).round() if grey else np.full((28, 24), 204)
-    assert np.abs(seen[..., 0].numpy().astype(int) - expected).max() <= 1
-    assert torch.equal(seen[..., 0], seen[..., 2])
+    assert np.abs(seen[0].numpy().astype(int) - expected).max() <= 1
+    assert torch.equal(seen[0], seen[2])
 
 
 def test_transparent_pictures_lie_on_white_and_numbers_that_are_no_grey_are_refused(tmp_path):
@@ -324,8 +328,8 @@ def test_pictures_are_turned_upright_and_links_and_accents_followed(tmp_path):
     make_table(tmp_path)
     note = Image.Exif()
     note[0x0112] = 6  # turn by 90 degrees to see it upright
-    upright = Image.fromarray(np.repeat(np.arange(28, dtype=np.uint8)[:, None] * 9, 24, axis=1))
-    upright.rotate(90, expand=True).save(tmp_path / "images" / "3.jpg", exif=note, quality=95)
+    shown = Image.fromarray(np.repeat(np.arange(28, dtype=np.uint8)[:, None] * 9, 24, axis=1))
+    shown.rotate(90, expand=True).save(tmp_path / "images" / "3.jpg", exif=note, quality=95)
     (tmp_path / "elsewhere").mkdir()
     shutil.move(tmp_path / "images" / "4.jpg", tmp_path / "elsewhere" / "4.jpg")
     (tmp_path / "images" / "4.jpg").symlink_to(tmp_path / "elsewhere" / "4.jpg")
@@ -334,9 +338,9 @@ def test_pictures_are_turned_upright_and_links_and_accents_followed(tmp_path):
     text = (tmp_path / "faces.csv").read_text()
     put(tmp_path / "faces.csv", text.replace("images/5.jpg", unicodedata.normalize("NFC", "images/fünf sehr gut.jpg")))
     faces = opened(tmp_path)
-    assert np.abs(faces.images[3][:, :, 0].numpy().astype(int) - np.asarray(upright)).max() <= 4
-    assert torch.equal(faces.images[4], torch.from_numpy(np.array(Image.open(io.BytesIO(picture(4))))))
-    assert torch.equal(faces.images[5], torch.from_numpy(np.array(Image.open(io.BytesIO(picture(5))))))
+    assert np.abs(faces.images[3][0].numpy().astype(int) - np.asarray(shown)).max() <= 4
+    assert torch.equal(faces.images[4], upright(picture(4)))
+    assert torch.equal(faces.images[5], upright(picture(5)))
 
 
 def test_a_parquet_without_the_column_is_refused(tmp_path):

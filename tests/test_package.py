@@ -146,7 +146,7 @@ def test_the_wheel_works_without_the_checkout(built, tmp_path):
     how = {"cwd": elsewhere, "env": os.environ | {"PYTHONPATH": str(installed)}}
     where, answer = call(sys.executable, "-c", ELSEWHERE, **how).splitlines()
     assert where == str(installed / "fairnb" / "__init__.py")
-    assert answer == "[0.5] (64, 64, 3) unknown"
+    assert answer == "[0.5] (3, 64, 64) unknown"
     command = (sys.executable, "-m", "fairnb.cli")
     assert "download" in call(*command, "--help", **how)
     assert "learning_rate = 0.001" in call(*command, "run", "--parameters", **how)

@@ -90,7 +90,7 @@ def _figure(faces: Faces, row: int) -> str:
 
 
 def _jpeg(image: Tensor) -> str:
-    small = Image.fromarray(image.numpy())
+    small = Image.fromarray(image.permute(1, 2, 0).numpy())
     small.thumbnail((220, 220))
     small.save(file := io.BytesIO(), "JPEG")
     return base64.b64encode(file.getvalue()).decode()

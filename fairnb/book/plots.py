@@ -47,14 +47,14 @@ def words(name: str) -> str:
 
 
 def portraits(images: Sequence[Tensor], titles: Sequence[str], columns: int = 8) -> Figure:
-    """Pictures in rows of `columns`, each uint8 [H, W, 3] of one size, below their titles (underscores as spaces)."""
-    rows, (height, width) = -(-len(images) // columns), images[0].shape[:2]
+    """Pictures in rows of `columns`, each uint8 [3, H, W] of one size, below their titles (underscores as spaces)."""
+    rows, (height, width) = -(-len(images) // columns), images[0].shape[1:]
     size = (8, rows * (8 / columns * height / width + 0.2))
     figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     for axis in grid.flat:
         axis.set_axis_off()
     for axis, image, title in zip(grid.flat, images, titles, strict=False):
-        axis.imshow(image.numpy())
+        axis.imshow(image.permute(1, 2, 0).numpy())
         axis.set_title(words(title), fontsize=7, pad=2)
     return figure
 

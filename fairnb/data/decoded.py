@@ -34,7 +34,7 @@ def stored_shape(images: Images, size: int) -> tuple[int, int]:
     few = LOOKED_AT if images.block == 1 else 1  # drawn images are all alike
     for index in sorted({int(i) for i in np.linspace(0, len(images) - 1, few)}):
         try:
-            shapes.append(images.read([index], size)[0].shape[:2])
+            shapes.append(images.read([index], size)[0].shape[1:])
         except (ValueError, OSError) as error:
             if images.block > 1:  # no single file is at fault
                 raise
@@ -65,7 +65,7 @@ def read_images(images: Images, rows: Sequence[int], shape: tuple[int, int]) -> 
     """Read some images: uint8 [B, H, W, 3] of `shape`, cropped at the centre; ValueError if one cannot be decoded."""
     ready = torch.empty(len(rows), *shape, 3, dtype=torch.uint8)
     for place, image in zip(ready, images.read(rows, min(shape)), strict=True):
-        place.copy_(_cover(image, shape))
+        place.permute(2, 0, 1).copy_(_cover(image, shape))
     return ready
 
 
@@ -156,12 +156,12 @@ def _each_block(images: Images, work: Callable[[range], object], title: str) -> 
 
 
 def _cover(image: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Scale uint8 [H, W, 3] to cover `shape`, then crop its centre."""
+    """Scale uint8 [3, H, W] to cover `shape`, then crop its centre."""
     from torchvision.transforms.v2 import functional as F  # slow to import
 
-    height, width = image.shape[:2]
+    height, width = image.shape[1:]
     if (height, width) == shape:
         return image
     scale = max(shape[0] / height, shape[1] / width)
     size = [max(shape[0], round(height * scale)), max(shape[1], round(width * scale))]
-    return F.center_crop(F.resize(image.permute(2, 0, 1), size, antialias=True), list(shape)).permute(1, 2, 0)
+    return F.center_crop(F.resize(image, size, antialias=True), list(shape))

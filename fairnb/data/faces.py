@@ -20,7 +20,7 @@ SPLITS = ("train", "valid", "test")
 class Faces:
     """N images with binary labels, groups by one or several sensitive attributes, and a split."""
 
-    images: Images  # read on access: `images[i]` is uint8 [H, W, 3]
+    images: Images  # read on access: `images[i]` is uint8 [3, H, W]
     labels: Tensor  # bool [N, L], True where the attribute is present
     group: Tensor  # int64 [N] in 0..G-1
     split: Tensor  # int64 [N], index into `SPLITS`

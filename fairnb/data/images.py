@@ -36,7 +36,7 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Tensor:
-        """Image `index` as uint8 [H, W, 3] in 0..255."""
+        """Image `index` as uint8 [3, H, W] in 0..255, as torchvision takes it."""
 
     def read(self, rows: Sequence[int], size: int) -> list[Tensor]:
         """Several images at once; those that can be drawn at any size have `size` pixels on their shorter side."""
@@ -67,7 +67,7 @@ class ImageFolder(_Files):
         self.files, self.unlisted = _find(names, list_files(folder), self.source)
 
     def __getitem__(self, index: int) -> Tensor:
-        return torch.from_numpy(decode((self.folder / self.files[index]).read_bytes()))
+        return _decoded((self.folder / self.files[index]).read_bytes())
 
     def fingerprint(self) -> str:
         """See `Images`."""
@@ -104,7 +104,7 @@ class ImageZip(_Files):
             data = self.zip.read(self.members[self.files[index]])
         except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
             raise ValueError(f"damaged in the zip: {error}") from None
-        return torch.from_numpy(decode(data))
+        return _decoded(data)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "names": self.names}  # a worker that is not forked opens the file
@@ -151,7 +151,7 @@ class ImageParquet(_Files):
             found = self._group(path, group)[row - self.starts[path][group]].as_py()
         if not (found and found["bytes"]):
             raise ValueError("no bytes in its row")
-        return torch.from_numpy(decode(found["bytes"]))
+        return _decoded(found["bytes"])
 
     def __getstate__(self) -> dict[str, Any]:
         return {"places": self.places, "column": self.column}
@@ -164,6 +164,11 @@ class ImageParquet(_Files):
         stats = [(path.name, path.stat()) for path in self.starts]
         files = (f"{name} {stat.st_size} {stat.st_mtime_ns}\n" for name, stat in stats)
         return _digest(itertools.chain(files, (f"{path.name} {row}\n" for path, row in self.places)))
+
+
+def _decoded(data: bytes) -> Tensor:
+    """An image file as a viewer shows it, uint8 [3, H, W]; ValueError if it cannot be decoded."""
+    return torch.from_numpy(decode(data)).permute(2, 0, 1)
 
 
 def list_files(folder: Path) -> Iterator[str]:

@@ -3,7 +3,7 @@
 >>> from fairnb.data.drawn.faces import draw_faces
 >>> faces = draw_faces([8, 4, 4], seed=0, height=48, width=40)
 >>> len(faces), tuple(faces.images[0].shape)
-(16, (48, 40, 3))
+(16, (3, 48, 40))
 """
 
 from fairnb.data.drawn.faces import draw_faces, draw_pairs
