@@ -6,6 +6,8 @@ RUN ?=
 BIN := .venv/bin
 
 CHROMIUM ?= chromium
+# A value as one word of the shell, whatever blanks and apostrophes it holds.
+quoted = '$(subst ','\'',$(1))'
 
 .PHONY: help book pdf test lab lint clean
 
@@ -32,13 +34,14 @@ endif
 	touch $@
 
 book: .venv/installed
-	$(BIN)/fairnb book $(if $(PARAMS),--params $(PARAMS)) $(if $(DATA),-p data=celeba -p data_root='$(DATA)') $(if $(RUN),--run $(RUN))
+	$(BIN)/fairnb book $(if $(PARAMS),--params $(call quoted,$(PARAMS))) \
+		$(if $(DATA),-p data=celeba -p data_root=$(call quoted,$(DATA))) $(if $(RUN),--run $(call quoted,$(RUN)))
 
 # Jupyter Book writes one long page, and Chromium prints it.
 pdf: book
 	$(BIN)/jupyter-book build book --path-output book --builder singlehtml --quiet
 	$(CHROMIUM) --headless --no-sandbox --disable-gpu --virtual-time-budget=60000 --no-pdf-header-footer \
-		--print-to-pdf=book/_build/fairnb.pdf file://$(CURDIR)/book/_build/singlehtml/intro.html
+		--print-to-pdf=book/_build/fairnb.pdf "file://$(CURDIR)/book/_build/singlehtml/intro.html"
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest -n auto $(PYTEST)

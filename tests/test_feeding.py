@@ -94,6 +94,19 @@ def test_files_are_looked_through_once(tmp_path, celeba, monkeypatch):
     check_images(images, tmp_path / "cache")
 
 
+def test_no_shared_memory_is_told_or_left_alone(tmp_path, celeba, monkeypatch):
+    def refused() -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("multiprocessing.Lock", refused)
+    feed = feed_of(read_celeba(celeba).images, tmp_path, form="files", workers=2)
+    with pytest.raises(OSError, match=r"^workers=2 hand over .* which fails \(Read-only file system\): say workers=0$"):
+        next(iter(feed.batches(ORDER)))
+    chosen = feed_of(read_celeba(celeba).images, tmp_path, form="files")
+    chosen.fabric = SimpleNamespace(device=torch.device("cuda"))  # type: ignore[assignment]
+    assert chosen.workers == 0
+
+
 def test_little_shared_memory_is_found_first(tmp_path, celeba, monkeypatch):
     feed = feed_of(read_celeba(celeba).images, tmp_path, form="files", workers=2)
     feed.prepare()

@@ -1,9 +1,12 @@
 """What ties the project's files together: lists of dependencies, the version, and the commands that README promises."""
 
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
 
@@ -59,3 +62,16 @@ def test_the_bibliography_has_what_is_cited_and_no_more():
     pages = [*(ROOT / "book").glob("*.md"), *(ROOT / "notebooks").glob("*.ipynb")]
     cited = ",".join(keys for page in pages for keys in re.findall(r"\{cite(?::t)?\}`([\w,]+)`", page.read_text()))
     assert set(cited.split(",")) == entries
+
+
+@pytest.mark.parametrize("name", ["Bob's photographs", "a b", "Gesichter – größer", '"quoted"; true'])
+def test_make_hands_a_name_over_as_one_word(tmp_path, name):
+    for file in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / file, tmp_path)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "installed").touch()
+    (stub := tmp_path / "fairnb").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    stub.chmod(0o755)
+    command = ["make", "-s", "book", f"BIN={tmp_path}", f"DATA={name}", f"RUN={name}", f"PARAMS={name}.yml"]
+    seen = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert seen == ["book", "--params", f"{name}.yml", "-p", "data=celeba", "-p", f"data_root={name}", "--run", name]

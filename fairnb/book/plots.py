@@ -6,6 +6,7 @@ position, or with its value written on it, so that figures survive black-and-whi
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from itertools import cycle
 from typing import Any
@@ -34,7 +35,14 @@ GROUP_LOOKS = {  # by the prediction's use of the group: legend, marker, filling
 
 
 def set_style() -> None:
-    """Use seaborn's style for all later figures: white grid, type legible in print."""
+    """Use seaborn's style for all later figures: white grid, type legible in print. In a notebook they are shown there.
+
+    A backend that MPLBACKEND names, such as Agg on a cluster, would leave a notebook without figures.
+    """
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    in_notebook = {"inline", "nbagg", "notebook", "widget"}
+    if hasattr(shell, "kernel") and (used := plt.get_backend().lower()) not in in_notebook and "module://" not in used:
+        shell.run_line_magic("matplotlib", "inline")
     plt.style.use("seaborn-v0_8-whitegrid")
     look: Any = {"figure.dpi": 110, "savefig.bbox": "tight", "axes.prop_cycle": plt.cycler(color=PALETTE)}
     look |= {"font.size": 10.8, "axes.titlesize": "medium"} | dict.fromkeys(["xtick.labelsize", "ytick.labelsize"], 9.9)

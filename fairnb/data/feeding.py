@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -78,6 +79,8 @@ class Feed:
             return self._workers
         if self.fabric.device.type == "cpu":
             return 0  # workers would compete with the network for the cores
+        if _no_shared_memory():
+            return 0
         return 2 if self.form == "cached" else _cores()  # a GPU should not wait
 
     def prepare(self) -> None:
@@ -87,7 +90,7 @@ class Feed:
     def batches(self, order: Sequence[Tensor]) -> Iterator[Tensor]:
         """Images of each batch of row numbers: uint8 [B, H, W, 3] on the device.
 
-        Raises OSError if the workers have too little shared memory for their batches.
+        Raises OSError if the workers have no shared memory, or too little for their batches.
         """
         self._loader.batch_sampler[:] = [rows.tolist() for rows in order]  # type: ignore[index]
         self._refuse_little_shared_memory(max(map(len, order), default=0))
@@ -143,14 +146,25 @@ class Feed:
         return DataLoader(self._pictures, batch_sampler=[], collate_fn=default_convert, **own)
 
     def _refuse_little_shared_memory(self, most: int) -> None:
-        """Raise OSError if /dev/shm is too small for the workers' batches, which would kill them."""
+        """Raise OSError if /dev/shm cannot be used, or is too small for the workers' batches, which would kill them."""
         place = Path("/dev/shm")
+        if self.workers and (reason := _no_shared_memory()):
+            raise OSError(f"workers={self.workers} hand over images through {place}, which fails ({reason}): say workers=0")
         needed = self.workers * PREFETCH * decoded_bytes(self.images, self._stored) // max(len(self.images), 1) * most
         if place.is_dir() and needed > (free := shutil.disk_usage(place).free):
             raise OSError(
                 f"{self.workers} workers hand over up to {needed / 1e6:.0f} MB through {place}, which has "
                 f"{free / 1e6:.0f} MB free: give it more (docker run --shm-size), or take fewer workers"
             )
+
+
+def _no_shared_memory() -> str:
+    """Why processes cannot share memory here, as in some sandboxes; empty where they can."""
+    try:
+        multiprocessing.Lock()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def _cores() -> int:
