@@ -1,4 +1,4 @@
-"""Interruption of a training: checkpoints, the signals that stop it, and the lock on its folder."""
+"""Interruption of a training: checkpoints, and the signals that stop it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,15 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from fairnb.run.files import load_notes, load_tensors, save_tensors
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 
 @dataclass
@@ -85,29 +79,6 @@ class Requests:
             raise KeyboardInterrupt
         self.asked = True
         print("\nfinishing this step and saving; Ctrl-C once more stops at once", file=sys.stderr)
-
-
-@contextmanager
-def alone(folder: Path, fabric: Fabric) -> Iterator[None]:
-    """Lock the folder against other trainings (ValueError), and delete half-written files of one that was killed."""
-    if not fabric.is_global_zero:
-        yield
-        return
-    lock = FileLock(folder / ".training.lock", timeout=0)  # the system releases it, however the program ends
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise ValueError(f"another training is under way in {folder}: wait for it, or choose another run") from None
-    except OSError as error:
-        raise OSError(f"{folder} cannot be written to ({error.strerror or error}): choose another place for runs") from error
-    try:
-        for half in (*folder.glob(".*.part"), *folder.glob(".tmp*")):  # ours and safetensors'
-            half.unlink()
-        yield
-    finally:
-        Path(lock.lock_file).unlink()
-        lock.release()
 
 
 def refuse_little_room(folder: Path, model: nn.Module) -> None:

@@ -115,19 +115,25 @@ def build_model(
     last layer, one per group. An unknown name, or a size or probability out of range, raises ValueError; weights that are
     neither on disk nor can be fetched raise FileNotFoundError.
     """
+    wanted = known_weights(backbone, weights or "")
+    if labels < 1 or hidden < 1 or not 0 <= dropout < 1:
+        raise ValueError(f"labels={labels} and hidden={hidden} must be positive, dropout={dropout} in [0, 1)")
+    with torch.random.fork_rng(devices=[]):  # nn's initialisers draw from the global generator: leave it unchanged
+        torch.default_generator.manual_seed(seed)
+        network = _load(backbone, wanted)
+        return MultiLabelNet(network, _remove_classifier(network), hidden, labels, dropout, domains)
+
+
+def known_weights(backbone: str, weights: str) -> WeightsEnum | None:
+    """torchvision's weights of this name, None for ''; an unknown backbone or name raises ValueError."""
     import torchvision  # slow to import
 
     if backbone not in (names := torchvision.models.list_models(module=torchvision.models)):
         raise ValueError(unknown("backbone", backbone, names))
-    if labels < 1 or hidden < 1 or not 0 <= dropout < 1:
-        raise ValueError(f"labels={labels} and hidden={hidden} must be positive, dropout={dropout} in [0, 1)")
     known = torchvision.models.get_model_weights(backbone).__members__
     if weights and weights not in known:
         raise ValueError(unknown(f"weights of {backbone}", weights, known))
-    with torch.random.fork_rng(devices=[]):  # nn's initialisers draw from the global generator: leave it unchanged
-        torch.default_generator.manual_seed(seed)
-        network = _load(backbone, known[weights] if weights else None)
-        return MultiLabelNet(network, _remove_classifier(network), hidden, labels, dropout, domains)
+    return known[weights] if weights else None
 
 
 def _load(backbone: str, weights: WeightsEnum | None) -> nn.Module:

@@ -11,6 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +22,16 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import tqdm
 
 from fairnb import tables
-from fairnb.checkpoint import Course, Requests, alone, load_checkpoint, refuse_little_room, save_checkpoint
+from fairnb.checkpoint import Course, Requests, load_checkpoint, refuse_little_room, save_checkpoint
 from fairnb.data import Faces
 from fairnb.data.crops import cut_squares, normalise, random_places
 from fairnb.data.feeding import Feed
 from fairnb.metrics import accuracy, contingency_table, underestimation_index
-from fairnb.model import BaseModel, MultiLabelNet, build_model
+from fairnb.model import BaseModel, MultiLabelNet, build_model, known_weights
 from fairnb.run.device import resolve
 from fairnb.run.files import load_notes, load_tensors, save_table, save_tensors
 from fairnb.run.keys import content_key, seeded
+from fairnb.run.lock import alone
 from fairnb.run.messages import SPEED, some
 from fairnb.run.parameters import Recipe
 from fairnb.weighting import reweighing, weighted_mean_average_precision
@@ -65,7 +67,7 @@ def train_base(faces: Faces, recipe: Recipe, folder: str | Path, feed: Feed, *, 
         if (folder / name).exists() and load_notes(folder / name).get("recipe") != key:
             raise ValueError(f"{folder / name} was trained by another recipe or on other images: choose another folder")
     if not all((folder / name).exists() for name in FILES):
-        with alone(folder, fabric):
+        with alone(folder) if fabric.is_global_zero else nullcontext():
             if fabric.is_global_zero:
                 refuse_little_room(folder, model)
             feed.prepare()
@@ -77,6 +79,12 @@ def train_base(faces: Faces, recipe: Recipe, folder: str | Path, feed: Feed, *, 
     model.load_state_dict(load_tensors(folder / "base.safetensors"))
     history, us = pd.read_csv(folder / "history.csv"), tables.read(folder / "history_us.csv")
     return BaseModel(model.to(fabric.device).eval(), history, us)
+
+
+def refuse_unfit(recipe: Recipe) -> None:
+    """Raise ValueError for a backbone, weights or sizes that `train_base` would refuse, without fetching anything."""
+    known_weights(recipe.backbone, recipe.weights)
+    _try_one_batch(build_model(recipe.backbone, labels=1, hidden=1), recipe)
 
 
 def recipe_key(faces: Faces, recipe: Recipe, device: str = "auto") -> dict[str, Any]:

@@ -116,6 +116,10 @@ def test_chapters_are_chosen_by_name_or_number():
         (["run", "1", "-p", "targets=[Male]"], "'Male' is sensitive: it cannot also be a target"),
         (["run", "1", "-p", "resize=24", "-p", "image_size=24"], "faces cannot be drawn at 24×24"),
         (["run", "1", "-p", "drawn=[9, 9, 9]"], "lower min_positives"),
+        (["run", "1", "-p", "backbone=resnet-18"], "unknown backbone 'resnet-18': did you mean 'resnet18'"),
+        (["run", "1", "-p", "weights=none"], "unknown weights of resnet18 'none'"),
+        (["run", "1", "-p", "precision=64-true"], "unknown precision '64-true'"),
+        (["run", "1", "-p", "backbone=alexnet", "-p", "image_size=16"], "alexnet does not take images of 16 pixels"),
     ],
 )
 def test_the_command_refuses_in_a_line(monkeypatch, words, message):

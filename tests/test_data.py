@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -181,6 +183,22 @@ def test_the_fingerprint_follows_annotations(tmp_path):
     moved = read_celeba(root).fingerprint()
     _edit(root / "list_attr_celeba.txt", 5, lambda s: s[:-2].rstrip() + (" 1" if s.endswith("-1") else " -1"))
     assert len({before, moved, read_celeba(root).fingerprint()}) == 3
+
+
+def test_the_fingerprint_follows_a_picture_of_the_same_size_and_time_and_who_is_shown(tmp_path):
+    root = make_celeba(tmp_path)
+    before = read_celeba(root).fingerprint()
+    picture = root / "img_align_celeba" / "000100.jpg"
+    stat, content = picture.stat(), bytearray(picture.read_bytes())
+    content[-20] ^= 1
+    picture.write_bytes(content)
+    os.utime(picture, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    changed = read_celeba(root).fingerprint()
+    (root / "identity_CelebA.txt").write_text("".join(f"{i + 1:06d}.jpg {i // 2}\n" for i in range(192)))
+    known = read_celeba(root).fingerprint()
+    assert len({before, changed, known}) == 3
+    (root / "identity_CelebA.txt").write_text("".join(f"{i + 1:06d}.jpg {i}\n" for i in range(192)))
+    assert read_celeba(root).fingerprint() != known
 
 
 def test_images_of_other_shapes_are_cut_at_their_centre(tmp_path):

@@ -21,6 +21,7 @@ from fairnb.methods import Problem
 from fairnb.methods.multi_task import multi_task
 from fairnb.methods.recalibration import recalibrate
 from fairnb.run.files import load_tensors, save_json, save_tensors, write_beside
+from fairnb.run.lock import alone
 from fairnb.run.parameters import Conditions, Parameters, Settings, Swarm
 from fairnb.tables import group_rows
 from fairnb.yours import Sample, assess, mitigate
@@ -232,6 +233,17 @@ def test_a_run_whose_folder_was_renamed_goes_by_its_new_name(celeba, tmp_path):
     assert again.parameters.run == "another"
     known = json.loads((again.folder / "run.json").read_text())
     assert known["run"] == known["parameters"]["run"] == "another"
+
+
+def test_one_process_at_a_time_works_in_a_run_and_others_may_read(celeba, done, tmp_path, monkeypatch):
+    shutil.copytree(done.folder, tmp_path / "one")
+    run = experiment(celeba, tmp_path)
+    with alone(run.folder):
+        run.search("multi-task")  # there, so nothing is to be done
+        with pytest.raises(ValueError, match=r"^another process is at work in .*: wait for it, or choose another run$"):
+            run.search("label thresholds")
+    monkeypatch.setattr("fairnb.run.record.alone", lambda *_, **__: pytest.fail("a finished run was written to"))
+    experiment(celeba, tmp_path).search("multi-task")
 
 
 def test_other_images_are_refused(celeba, tmp_path):

@@ -240,11 +240,11 @@ def test_a_killed_worker_s_runs_are_done_by_another(project):
     with cluster(project, {}, {}) as (address, workers):
         sweep = start(project, *words, "--scheduler", address)
         trainings = project / "runs" / "trainings"
-        wait_for(lambda: list(trainings.glob("*/.training.lock")))
+        wait_for(lambda: list(trainings.glob("*/.work.lock")))
         time.sleep(1)  # the training is under way
-        busy = (project / "runs" / "trainings").glob("*/.training.lock")
+        busy = (project / "runs" / "trainings").glob("*/.work.lock")
         assert next(busy)
-        holders = [w for w in workers if any(".training.lock" in os.readlink(fd) for fd in open_files(w.pid))]
+        holders = [w for w in workers if any(".work.lock" in os.readlink(fd) for fd in open_files(w.pid))]
         assert len(holders) == 1
         holders[0].send_signal(signal.SIGKILL)
         (other,) = (w for w in workers if w is not holders[0])

@@ -5,7 +5,6 @@ import signal
 import numpy as np
 import pytest
 import torch
-from filelock import FileLock
 from sklearn.metrics import average_precision_score
 
 from fairnb import training
@@ -14,6 +13,7 @@ from fairnb.data.feeding import Feed
 from fairnb.features import Features, extract_features, load_features, load_layer, save_features
 from fairnb.run.device import make_fabric
 from fairnb.run.files import load_tensors, save_tensors
+from fairnb.run.lock import alone
 from fairnb.run.parameters import Machine
 from fairnb.training import FILES, train_base
 from fairnb.weighting import reweighing, weighted_mean_average_precision
@@ -263,12 +263,15 @@ def test_a_last_batch_of_one_image_is_left_out(faces, cache, tmp_path):
 
 
 def test_two_trainings_cannot_share_a_folder(faces, cache, tmp_path):
-    with FileLock(tmp_path / ".training.lock"), pytest.raises(ValueError, match="another training is under way in"):
+    with (
+        alone(tmp_path),
+        pytest.raises(ValueError, match=r"^another process is at work in .*: wait"),
+    ):
         train(faces, tmp_path, cache)
 
 
 def test_what_a_killed_training_left_half_written_is_cleared_away(faces, cache, trained, tmp_path):
-    (tmp_path / ".checkpoint.safetensors.123.part").write_bytes(b"half")
+    (tmp_path / ".checkpoint.safetensors.99999999.part").write_bytes(b"half")
     assert_same_training(train(faces, tmp_path, cache), trained[0])
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
 

@@ -14,8 +14,9 @@ from fairnb.book.clock import Clock
 from fairnb.book.sources import sources
 from fairnb.run.files import load_json, save_json
 from fairnb.run.keys import content_key, digest_files
+from fairnb.run.lock import alone
 from fairnb.run.messages import duration, unknown
-from fairnb.run.parameters import Machine, Pages, Parameters
+from fairnb.run.parameters import Data, Machine, Pages, Parameters, Recipe
 from fairnb.run.record import Record
 
 OPENS_RUN = "opens-run"  # tag of the cell that opens the run
@@ -43,16 +44,26 @@ def choose(wanted: list[str], known: dict[str, Path]) -> list[str]:
 
 
 def read_page(path: Path) -> Any:
-    """A notebook."""
+    """A notebook. A damaged one raises ValueError."""
     import nbformat  # takes seconds by what it imports, and runs without chapters need it not
 
-    return nbformat.read(path, as_version=4)
+    try:
+        page = nbformat.read(path, as_version=4)
+        cell_parameters(page)
+    except (ValueError, KeyError, AttributeError) as error:
+        reason = str(error).splitlines()[0][:100]
+        raise ValueError(f"{path} is no whole notebook ({reason}): take it anew from the repository") from None
+    return page
 
 
 def cell_parameters(page: Any) -> list[str]:
-    """Names of the parameters in the notebook's cell tagged `parameters`."""
+    """Names of the parameters in the notebook's cell tagged `parameters`; ValueError if that cell is not Python."""
     source = next((cell.source for cell in page.cells if "parameters" in cell.metadata.get("tags", [])), "")
-    assigned = [node for node in ast.parse(source).body if isinstance(node, ast.Assign | ast.AnnAssign)]
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"its cell of parameters is not Python: {error}") from None
+    assigned = [node for node in body if isinstance(node, ast.Assign | ast.AnnAssign)]
     names = (name for node in assigned for name in ast.walk(node) if isinstance(name, ast.Name))
     return [name.id for name in names if isinstance(name.ctx, ast.Store)]
 
@@ -73,37 +84,46 @@ def run_chapters(
     names = choose(wanted, notebooks)
     record = Record.open(runs=root / "runs", **({"run": "demo"} | values))
     if not record.stages:
-        _check_data(record.parameters)
+        _check(record.parameters, root)
+    data = data_state(record.parameters.part(Data), root)
     record.save()
     folder, pages = record.folder / "chapters", {name: read_page(notebooks[name]) for name in names}
-    folder.mkdir(exist_ok=True)
     about = {name: page.metadata.get("fairnb", {}) for name, page in pages.items()}
     clock = Clock(
         {name: about[name].get("seconds", 0.0) for name in names}, afterwards, (record.folder / "history.csv").exists(), say
     )
-    for name, page in pages.items():
-        out, failed = folder / f"{name}.ipynb", folder / f"{name}.failed.ipynb"  # a failure keeps an earlier success
-        own, given = cell_parameters(page), record.parameters.model_dump(mode="json")
-        of_run = set(given) - Machine.names() - Pages.names() if opens_run(page) else set()
-        made_with = {one: given[one] for one in sorted(of_run | (set(own) & set(given)))}
-        code = "\n".join(cell.source for cell in page.cells if cell.cell_type == "code")
-        around = [*surroundings(root, code), data_stats(root, given["data_root"] if opens_run(page) else "")]
-        key = content_key([notebooks[name].read_text(), made_with, around])
-        if out.exists() and read_page(out).metadata.get("made_of") == key:
-            say(f"{name} is up to date")
-            clock.skipped(name)
-            continue
-        say(f"{name}: {about[name].get('does', 'executing')} … {len(clock.left)} left, {clock.estimate}")
-        start = time.perf_counter()
-        usual = Parameters().model_dump(mode="json")
-        changed = {one: given[one] for one in own if one in given and (one in values or given[one] != usual[one])}
-        _execute(notebooks[name], failed, changed, root, clock)
-        save_json(failed, (done := load_json(failed)) | {"metadata": done["metadata"] | {"made_of": key}})
-        failed.replace(out)
-        clock.done(name, seconds := time.perf_counter() - start)
-        say(f"{name} done in {duration(seconds)}")
-        record = Record.open(record.parameters.run, runs=root / "runs")  # a cell may have been edited
+    with alone(folder):
+        for name, page in pages.items():
+            out, failed = folder / f"{name}.ipynb", folder / f"{name}.failed.ipynb"  # a failure keeps an earlier success
+            own, given = cell_parameters(page), record.parameters.model_dump(mode="json")
+            of_run = set(given) - Machine.names() - Pages.names() if opens_run(page) else set()
+            made_with = {one: given[one] for one in sorted(of_run | (set(own) & set(given)))}
+            code = "\n".join(cell.source for cell in page.cells if cell.cell_type == "code")
+            around = [*surroundings(root, code), data if opens_run(page) else ""]
+            key = content_key([notebooks[name].read_text(), made_with, around])
+            if _made_of(out) == key:
+                say(f"{name} is up to date")
+                clock.skipped(name)
+                continue
+            say(f"{name}: {about[name].get('does', 'executing')} … {len(clock.left)} left, {clock.estimate}")
+            start = time.perf_counter()
+            usual = Parameters().model_dump(mode="json")
+            changed = {one: given[one] for one in own if one in given and (one in values or given[one] != usual[one])}
+            _execute(notebooks[name], failed, changed, root, clock)
+            save_json(failed, (done := load_json(failed)) | {"metadata": done["metadata"] | {"made_of": key}})
+            failed.replace(out)
+            clock.done(name, seconds := time.perf_counter() - start)
+            say(f"{name} done in {duration(seconds)}")
+            record = Record.open(record.parameters.run, runs=root / "runs")  # a cell may have been edited
     return folder
+
+
+def _made_of(executed: Path) -> str | None:
+    """The key in an executed notebook; None if there is none, or it is damaged."""
+    try:
+        return load_json(executed)["metadata"].get("made_of")
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None
 
 
 def _execute(notebook: Path, out: Path, given: dict[str, Any], root: Path, clock: Clock) -> None:
@@ -137,20 +157,22 @@ def surroundings(root: Path, code: str) -> list[Any]:
     return [digest_files(root, sorted(files)), {name: version(name) for name in packages}]
 
 
-def data_stats(root: Path, data_root: str) -> list[list[Any]]:
-    """Name, size and time of each file of a dataset; empty for drawn faces."""
-    data = root / Path(data_root).expanduser()
-    files = sorted(data.iterdir()) if data_root and data.is_dir() else []
-    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-
-
-def _check_data(parameters: Parameters) -> None:
+def _check(parameters: Parameters, root: Path) -> None:
     """Raise ValueError, before the first chapter runs, for values that would fail in a later one."""
-    from fairnb.data import Data, open_dataset  # these import torch, which takes seconds
+    from fairnb.data import open_dataset  # these import torch, which takes seconds
     from fairnb.run.device import resolve
+    from fairnb.training import refuse_unfit
 
     resolve(parameters.device)
-    if parameters.data == "drawn":  # quick to open, so every mistake is found here
-        faces = open_dataset(parameters.part(Data))
-        faces.analysed(parameters.not_analysed, parameters.min_positives)
+    refuse_unfit(parameters.part(Recipe))
+    faces = open_dataset(parameters.part(Data), root)
+    faces.analysed(parameters.not_analysed, parameters.min_positives)
+    if parameters.data == "drawn":  # photographs are looked at when all are decoded
         faces.images.read([0], parameters.resize)
+
+
+def data_state(data: Data, root: Path) -> str:
+    """The fingerprint of photographs with their annotations; empty for drawn faces, made of parameters and code alone."""
+    from fairnb.data import open_dataset  # imports torch, which takes seconds
+
+    return "" if data.data == "drawn" else open_dataset(data, root).fingerprint()

@@ -3,7 +3,7 @@
 >>> from fairnb.data import Data, open_dataset
 >>> faces = open_dataset(Data(drawn=(8, 4, 4)))  # drawn on the spot; data="celeba" reads a folder
 >>> faces.labels.shape, faces.group_names, tuple(faces.images[7].shape)  # bool [N, L]; images are read on access
-(torch.Size([16, 39]), ('female', 'male'), (64, 64, 3))
+(torch.Size([16, 39]), ('female', 'male'), (3, 64, 64))
 """
 
 from __future__ import annotations

@@ -80,10 +80,10 @@ class Faces:
         return keep
 
     def fingerprint(self) -> str:
-        """Hex digest that changes with any image, label, group or split: the key of everything made from them."""
+        """Hex digest that changes with any image, label, group, split or person: the key of everything made from them."""
         digest = hashlib.sha256(self.images.fingerprint().encode())
         digest.update(repr((self.label_names, self.group_names, self.sensitive)).encode())
-        for part in (self.labels, self.group, self.split):
+        for part in (self.labels, self.group, self.split, *(() if self.person is None else (self.person,))):
             digest.update(part.numpy().tobytes())
         return digest.hexdigest()
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from fairnb.run.files import load_json, project_root, save_json
+from fairnb.run.lock import alone
 from fairnb.run.parameters import Machine, Parameters
 
 FORMAT = 2  # of run.json
@@ -66,14 +67,23 @@ class Record:
         return self.known["stages"]
 
     def save(self, **entries: Any) -> None:
-        """Write `run.json` with more entries; those that another process has written meanwhile are kept."""
+        """Write `run.json` with more entries; those that another process has written meanwhile are kept.
+
+        Nothing is written where nothing is new, so that a finished run can be read from a disk that is read-only.
+        """
+        old, new = self._merged(entries)
+        if new != old:
+            with alone(self.folder, "record", wait=10):
+                save_json(self.folder / "run.json", self._merged(entries)[1])
+
+    def _merged(self, entries: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The content of `run.json`, and what it becomes with more entries."""
         path, own = self.folder / "run.json", self.parameters.model_dump(mode="json")
-        there = load_json(path) if path.exists() else {}
-        own |= {name: value for name, value in there.pop("parameters", {}).items() if name not in self.given}
-        self.known |= there | entries
-        self.folder.mkdir(parents=True, exist_ok=True)
+        old = load_json(path) if path.exists() else {}
+        own |= {name: value for name, value in old.get("parameters", {}).items() if name not in self.given}
+        self.known |= {name: value for name, value in old.items() if name != "parameters"} | entries
         named = {"run": self.parameters.run}  # a folder may have been renamed
-        save_json(path, {"format": FORMAT} | named | self.known | named | {"parameters": own | named})
+        return old, {"format": FORMAT} | named | self.known | named | {"parameters": own | named}
 
     def note(self, stage: str, takes: Iterable[str], seconds: float | None) -> None:
         """Note a finished stage; `seconds` is None for one copied from another run."""
@@ -83,11 +93,12 @@ class Record:
 
     @contextmanager
     def timed(self, stage: str, takes: Iterable[str], also: Callable[[], dict[str, Any]] = dict) -> Iterator[None]:
-        """Note a stage with its seconds and further entries, if it ends without error."""
+        """Note a stage with its seconds and further entries, if it ends without error; no other process works meanwhile."""
         start = time.perf_counter()
-        yield
-        self.note(stage, takes, time.perf_counter() - start)
-        self.save(**also())
+        with alone(self.folder):
+            yield
+            self.note(stage, takes, time.perf_counter() - start)
+            self.save(**also())
 
 
 def load_run(folder: Path) -> dict[str, Any]:

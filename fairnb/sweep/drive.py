@@ -20,6 +20,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from fairnb.run.files import load_json, project_root, save_json, save_table, write_beside
+from fairnb.run.lock import alone
 from fairnb.run.messages import duration, some, unknown
 from fairnb.run.parameters import Part
 from fairnb.run.record import Record
@@ -151,7 +152,7 @@ def run_sweep(sweep: Sweep, where: Where, *, retry_failed: bool = False) -> bool
         Record.open(runs=sweep.runs, **one.parameters.model_dump())
     try:
         if left:
-            with connected(where, len(left)) as client:
+            with alone(sweep.folder), connected(where, len(left)) as client:
                 _drive(sweep, left, client)
     finally:
         sweep.table()

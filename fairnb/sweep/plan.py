@@ -12,12 +12,12 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from fairnb.book.chapters import chapters, choose, data_stats, read_page, surroundings
+from fairnb.book.chapters import chapters, choose, data_state, read_page, surroundings
 from fairnb.methods import method_named
 from fairnb.run.files import load_json
 from fairnb.run.keys import content_key
 from fairnb.run.messages import unknown
-from fairnb.run.parameters import Parameters, Part, read, read_yaml, schema
+from fairnb.run.parameters import Data, Parameters, Part, read, read_yaml, schema
 from fairnb.run.record import MOVABLE
 
 NOTE = "swept.json"  # file in a run's folder: what a sweep made there
@@ -152,7 +152,7 @@ def _runs(what: SweepFile, root: Path) -> Iterator[Planned]:
         parameters = Parameters(**(begin | what.set | own | {"run": what.name}))
         *_, trials = found.setdefault(content_key(parameters.model_dump(mode="json")), (parameters, own, []))
         trials += [trial] if trial else []
-    folders = set[str]()
+    folders, states = set[str](), dict[str, str]()
     for parameters, own, trials in found.values():
         stages = tuple(dict.fromkeys(trial.method for trial in trials)) or what.stages
         for stage in stages:
@@ -160,7 +160,11 @@ def _runs(what: SweepFile, root: Path) -> Iterator[Planned]:
         given_all = parameters.model_dump(mode="json")
         made = {name: value for name, value in given_all.items() if name not in MOVABLE}
         texts = [notebooks[name].read_text() for name in names]
-        key = content_key([made, stages, texts, around, data_stats(root, parameters.data_root)])
+        data = parameters.part(Data)
+        if (which := content_key(data.model_dump(mode="json"))) not in states:
+            here = data.data == "drawn" or (root / Path(data.data_root).expanduser()).is_dir()  # or only on the workers
+            states[which] = data_state(data, root) if here else ""
+        key = content_key([made, stages, texts, around, states[which]])
         folder = re.sub(r"[^\w.=,+-]+", "-", ",".join(f"{name}={given_all[name]}" for name in own)) or "one"
         if len(folder) > LONGEST or folder in folders:
             folder = f"{folder[:LONGEST]}-{content_key([made, stages])[:6]}"
