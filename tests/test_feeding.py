@@ -103,7 +103,7 @@ def test_no_shared_memory_is_told_or_left_alone(tmp_path, celeba, monkeypatch):
     with pytest.raises(OSError, match=r"^workers=2 hand over .* which fails \(Read-only file system\): say workers=0$"):
         next(iter(feed.batches(ORDER)))
     chosen = feed_of(read_celeba(celeba).images, tmp_path, form="files")
-    chosen.fabric = SimpleNamespace(device=torch.device("cuda"))  # type: ignore[assignment]
+    chosen.fabric = SimpleNamespace(device=torch.device("cuda"))
     assert chosen.workers == 0
 
 

@@ -39,7 +39,7 @@ def set_style() -> None:
 
     A backend that MPLBACKEND names, such as Agg on a cluster, would leave a notebook without figures.
     """
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    shell: Any = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     in_notebook = {"inline", "nbagg", "notebook", "widget"}
     if hasattr(shell, "kernel") and (used := plt.get_backend().lower()) not in in_notebook and "module://" not in used:
         shell.run_line_magic("matplotlib", "inline")
