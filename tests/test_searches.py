@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -7,13 +8,14 @@ import torch
 
 from fairnb.features import Features
 from fairnb.heads import Heads
+from fairnb.methods import METHODS
 from fairnb.methods.dynamic_weighting import dynamic_weighting
 from fairnb.methods.flying import _Whitened
 from fairnb.methods.multi_task import multi_task
 from fairnb.methods.pick import pick
 from fairnb.methods.problem import Problem, hold_out
 from fairnb.metrics import accuracy, underestimation_index
-from fairnb.run.parameters import Pick, Settings, Swarm
+from fairnb.run.parameters import Parameters, Pick, Settings, Swarm
 
 SWARM, SETTINGS = Swarm(particles=30, iterations=30), Settings()
 
@@ -28,6 +30,34 @@ def biased():
     truth = x[:, :labels] + 0.5 * torch.randn(n, labels, generator=draw) + 0.3 * group[:, None] > 1.4
     heads = torch.cat([torch.eye(labels, d), torch.full((labels, 1), -1.9)], dim=1)
     return Problem(Features(x, truth, group, 2), heads)
+
+
+def test_values_that_are_no_numbers_are_never_searched_or_picked(biased):
+    x = biased.features.x.clone()
+    x[[3, 5], 2] = torch.tensor([math.nan, math.inf])
+    with pytest.raises(ValueError, match=r"^the features of 2 of 600 images are not finite numbers"):
+        replace(biased, features=replace(biased.features, x=x))
+    broken = biased.heads.clone()
+    broken[0, 1] = math.nan
+    for name in ("heads", "begin"):
+        with pytest.raises(ValueError, match=f"^{name}: weights of the layer are not finite numbers$"):
+            replace(biased, **{name: broken})
+    with pytest.raises(ValueError, match=r"^the search ended in heads that are not finite numbers$"):
+        biased.with_heads(broken)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"base"}))
+@pytest.mark.parametrize("whiten", [False, True])
+def test_a_layer_that_died_gives_finite_heads_or_a_refusal(biased, method, whiten):
+    dead = replace(biased, features=replace(biased.features, x=torch.zeros_like(biased.features.x)))
+    given = Parameters(particles=8, iterations=4, repository=10, gradient_steps=5, whiten=whiten)
+    if METHODS[method].library and find_spec(METHODS[method].library) is None:
+        pytest.skip("the library is not installed")
+    if whiten and method in ("dynamic weighting", "multi-task"):
+        with pytest.raises(ValueError, match=r"^the features are the same for every image"):
+            METHODS[method].search(dead, given)
+    else:
+        assert bool(METHODS[method].search(dead, given).heads.weights.isfinite().all())
 
 
 def tables_of(features, layer):

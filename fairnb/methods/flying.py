@@ -55,13 +55,20 @@ def fly(
 
 
 class _Whitened:
-    """Coordinates of a head in which the features x [N, D] have mean 0, no correlations and, if not tiny, variance 1."""
+    """Coordinates of a head in which the features x [N, D] have mean 0, no correlations and, if not tiny, variance 1.
+
+    Features that do not vary raise ValueError.
+    """
 
     def __init__(self, x: Tensor) -> None:
         x = x[:SAMPLE].double()
         self.mean = x.mean(0)
         variance, axes = torch.linalg.eigh((x - self.mean).T @ (x - self.mean) / len(x))
-        deviation = variance.clamp(min=1e-4 * float(variance.max())).sqrt()
+        if not (largest := float(variance.max())) > 0:
+            raise ValueError(
+                "the features are the same for every image, as of a layer that died: leave whiten out, or train anew"
+            )
+        deviation = variance.clamp(min=1e-4 * largest).sqrt()
         self.shrink, self.stretch = (axes / deviation) @ axes.T, (axes * deviation) @ axes.T
         self.back, self.origin = self.shrink.float(), self.mean.float()
         self.x = ((x - self.mean) @ self.shrink).float()  # of the sample

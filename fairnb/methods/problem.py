@@ -25,8 +25,8 @@ SAMPLE = 2**16  # most images that the unit of noise is computed from
 class Problem:
     """Validation features, the base model's heads, the labels searched, the tolerance and side conditions of the pick.
 
-    It raises ValueError if no label is searched, layers do not fit the features or each other, a share is negative, or
-    `held_out` leaves no images for the search or for the pick.
+    It raises ValueError if no label is searched, layers do not fit the features or each other, a value is no finite number,
+    a share is negative, or `held_out` leaves no images for the search or for the pick.
     """
 
     features: Features  # of the validation split, on the device of the search
@@ -56,7 +56,17 @@ class Problem:
             raise ValueError(f"features of {self.features.x.shape[1]} columns do not fit a layer that reads {width}")
         if self.hidden is not None and len(self.hidden) != self.heads.shape[1] - 1:
             raise ValueError(f"the hidden layer has {len(self.hidden)} units, the heads {self.heads.shape[1] - 1} weights")
+        self._refuse_odd_numbers()
         _ = self._sides
+
+    def _refuse_odd_numbers(self) -> None:
+        if images := int((~self.features.x.isfinite().all(dim=1)).sum()):
+            raise ValueError(
+                f"the features of {images:,} of {len(self.features.x):,} images are not finite numbers: train anew"
+            )
+        for name in ("heads", "begin", "hidden"):
+            if (layer := getattr(self, name)) is not None and not bool(layer.isfinite().all()):
+                raise ValueError(f"{name}: weights of the layer are not finite numbers")
 
     @cached_property
     def where(self) -> Tensor:
@@ -112,7 +122,9 @@ class Problem:
         return seeded(self.seed, purpose, device=self.features.x.device)
 
     def with_heads(self, found: Tensor, hidden: Tensor | None = None) -> Heads:
-        """The base model's heads with those found, [S, D + 1], or by group [S, G·(D + 1)], in their places."""
+        """The base model's heads with those found, [S, D + 1], or by group [S, G·(D + 1)]; ValueError unless finite."""
+        if not bool(found.isfinite().all()):
+            raise ValueError("the search ended in heads that are not finite numbers")
         width = self.heads.shape[1]
         weights = self.heads.cpu().repeat(found.shape[1] // width, 1, 1)  # [G or 1, L, D + 1]
         weights[:, self.where] = found.cpu().unflatten(1, (-1, width)).transpose(0, 1)
