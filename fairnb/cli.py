@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,9 @@ def with_errors(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def checked(*args: Any, **options: Any) -> None:
+        for stream in (sys.stdout, sys.stderr):  # a terminal without UTF-8 shows question marks
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")
         try:
             command(*args, **options)
         except (ValueError, OSError, RuntimeError) as error:

@@ -1,5 +1,6 @@
 """What ties the project's files together: lists of dependencies, the version, and the commands that README promises."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -75,3 +76,19 @@ def test_make_hands_a_name_over_as_one_word(tmp_path, name):
     command = ["make", "-s", "book", f"BIN={tmp_path}", f"DATA={name}", f"RUN={name}", f"PARAMS={name}.yml"]
     seen = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.splitlines()
     assert seen == ["book", "--params", f"{name}.yml", "-p", "data=celeba", "-p", f"data_root={name}", "--run", name]
+
+
+def test_text_is_utf_8_whatever_the_locale():
+    """Every call that reads or writes text says so: a locale without UTF-8 is not asked."""
+    silent = []
+    for path in (ROOT / "fairnb").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+            name = node.func.id if isinstance(node.func, ast.Name) else method
+            said = {word.arg for word in node.keywords}
+            as_text = any(isinstance(given, ast.Constant) and given.value in ("r", "w", "a", "x") for given in node.args)
+            if method in ("read_text", "write_text") or (name == "open" and as_text) or (name == "run" and "text" in said):
+                silent += [] if "encoding" in said else [f"{path.relative_to(ROOT)}:{node.lineno}"]
+    assert not silent

@@ -100,7 +100,7 @@ def run_chapters(
             made_with = {one: given[one] for one in sorted(of_run | (set(own) & set(given)))}
             code = "\n".join(cell.source for cell in page.cells if cell.cell_type == "code")
             around = [*surroundings(root, code), data if opens_run(page) else ""]
-            key = content_key([notebooks[name].read_text(), made_with, around])
+            key = content_key([notebooks[name].read_text(encoding="utf-8"), made_with, around])
             if _made_of(out) == key:
                 say(f"{name} is up to date")
                 clock.skipped(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -76,28 +77,33 @@ def build_book(root: Path, executed: Path, say: Callable[[str], None] = print) -
         put_below_title(page, about(name, run) + "\n" + own)
         nbformat.write(page, target / f"{name}.ipynb")
     write_colab(root)
-    (target / "parameters.md").write_text(parameters_page())
-    (target / "api.md").write_text(api_page())
-    (target / "banner.md").write_text(banner or "% This run's images are photographs.\n")  # the introduction includes it
     own_setting = [run["parameters"].get(name) for name in ("data", "backbone")] == ["celeba", "resnet50"]
-    (target / "setting.md").write_text("% This run's data and network are the paper's.\n" if own_setting else NOT_RUN)
+    own_pages = {
+        "parameters": parameters_page(),
+        "api": api_page(),
+        "banner": banner or "% This run's images are photographs.\n",  # the introduction includes it, and the next
+        "setting": "% This run's data and network are the paper's.\n" if own_setting else NOT_RUN,
+    }
+    for name, text in own_pages.items():
+        (target / f"{name}.md").write_text(text, encoding="utf-8")
     shutil.copyfile(executed.parent / "comparison.png", target / "comparison.png")  # it also shows this
     save_table(target / "summary.csv", _summary(root, executed.parent))
     sources = [path for path in (root / "book").rglob("*") if "_build" not in path.relative_to(root).parts]
     key = site / ".made_of"
     package = [
-        path.read_text() for path in sorted(Path(__file__).parents[1].rglob("*.py"))
-    ]  # makes pages, and has docstrings
+        path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parents[1].rglob("*.py"))
+    ]  # with docstrings
     made_of = content_key([digest_files(root, [*sources, root / "_config.yml"]), package])
-    if key.exists() and key.read_text() == made_of:
+    if key.exists() and key.read_text(encoding="utf-8") == made_of:
         say("the pages are up to date")
         return site / "index.html"
     say("rendering the book …")
     options = ["--path-output", "book", "--all", "-W", "-n", "--keep-going", "--quiet"]
     key.unlink(missing_ok=True)
-    if subprocess.run([Path(sys.executable).with_name("jupyter-book"), "build", "book", *options], cwd=root).returncode:
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", "book", *options]
+    if subprocess.run(command, cwd=root, env=os.environ | {"PYTHONUTF8": "1"}).returncode:
         raise ChapterError("the book was not rendered: see the warnings above")
-    key.write_text(made_of)
+    key.write_text(made_of, encoding="utf-8")
     return site / "index.html"
 
 

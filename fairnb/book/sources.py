@@ -30,7 +30,7 @@ def sources(code: str, root: Path) -> set[Path]:
             if module not in found:
                 beside = module.parent.iterdir() if module.parent != root else ()
                 found |= {module, *(path for path in beside if path.is_file() and path.suffix != ".py")}
-                waiting.append((module.read_text(), module.parent))
+                waiting.append((module.read_text(encoding="utf-8"), module.parent))
     return found
 
 
@@ -59,7 +59,7 @@ def _imported(imports: list[ast.Import | ast.ImportFrom], root: Path, folder: Pa
                 above = [folder, *folder.parents][node.level - 1].relative_to(root).parts
                 package = ".".join([*above, *([package] if package else [])])
             init = root.joinpath(*package.split("."), "__init__.py")
-            late = _on_first_use(init.read_text()) if init.is_file() else {}
+            late = _on_first_use(init.read_text(encoding="utf-8")) if init.is_file() else {}
             names = [package, *(late.get(alias.name, f"{package}.{alias.name}") for alias in node.names)]
         for name in names:
             place = root

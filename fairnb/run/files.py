@@ -65,13 +65,13 @@ def share(path: Path, target: Path) -> None:
 def save_json(path: Path, content: Any) -> None:
     """Write indented JSON with a final newline."""
     with write_beside(path) as beside:
-        beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def load_json(path: Path) -> Any:
     """Read a JSON file; invalid JSON raises ValueError with the path."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON (line {error.lineno}): move it away to start anew") from None
 

@@ -340,7 +340,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"no parameter file {file}")
     try:
-        values = yaml.load(file.read_text(), _Texts) or {}
+        values = yaml.load(file.read_text(encoding="utf-8"), _Texts) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
     except ValueError as error:

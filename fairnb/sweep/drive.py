@@ -227,7 +227,7 @@ def read_cluster(file: Path) -> ClusterFile:
     if not file.is_file():
         raise FileNotFoundError(f"no file {file} of a cluster")
     try:
-        return ClusterFile(**yaml.safe_load(file.read_text()))
+        return ClusterFile(**yaml.safe_load(file.read_text(encoding="utf-8")))
     except (yaml.YAMLError, TypeError) as error:
         raise ValueError(f"{file} is not a cluster's YAML: {' '.join(str(error).split())}") from None
 
@@ -253,9 +253,10 @@ def _drive(sweep: Sweep, left: list[Planned], client: Any) -> None:
 
     sweep.folder.mkdir(parents=True, exist_ok=True)
     if not (token := sweep.folder / TOKEN).exists():
-        token.write_text(secrets.token_hex(8))
-    texts = {f"{name}.ipynb": (sweep.root / "notebooks" / f"{name}.ipynb").read_text() for name in left[0].chapters}
-    jobs = [Job(one, str(sweep.root), token.read_text(), {}) for one in left]
+        token.write_text(secrets.token_hex(8), encoding="utf-8")
+    notebooks = (sweep.root / "notebooks" / f"{name}.ipynb" for name in left[0].chapters)
+    texts = {notebook.name: notebook.read_text(encoding="utf-8") for notebook in notebooks}
+    jobs = [Job(one, str(sweep.root), token.read_text(encoding="utf-8"), {}) for one in left]
     if not (common := all(client.run(sees, jobs[0]).values())):
         jobs = [replace(job, notebooks=texts) for job in jobs]
     trainings: dict[str, Any] = {}

@@ -159,7 +159,7 @@ def _runs(what: SweepFile, root: Path) -> Iterator[Planned]:
             method_named(stage).require()
         given_all = parameters.model_dump(mode="json")
         made = {name: value for name, value in given_all.items() if name not in MOVABLE}
-        texts = [notebooks[name].read_text() for name in names]
+        texts = [notebooks[name].read_text(encoding="utf-8") for name in names]
         data = parameters.part(Data)
         if (which := content_key(data.model_dump(mode="json"))) not in states:
             here = data.data == "drawn" or (root / Path(data.data_root).expanduser()).is_dir()  # or only on the workers

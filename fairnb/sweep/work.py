@@ -67,7 +67,7 @@ class OneRunAtATime(WorkerPlugin):
 def sees(job: Job) -> bool:
     """Whether this worker sees the sweep's own disk."""
     token = Path(os.environ.get("FAIRNB_ROOT") or job.root) / "runs" / job.planned.parameters.run.split("/")[0] / TOKEN
-    return token.is_file() and token.read_text() == job.token
+    return token.is_file() and token.read_text(encoding="utf-8") == job.token
 
 
 def train(job: Job) -> Files | str | None:
@@ -134,10 +134,10 @@ def _at(job: Job, name: str) -> Iterator[tuple[Path, bool]]:
         (root / "notebooks").mkdir(parents=True)
         (root / "pyproject.toml").touch()  # marks the root of a project
         for notebook, text in job.notebooks.items():
-            (root / "notebooks" / notebook).write_text(text)
+            (root / "notebooks" / notebook).write_text(text, encoding="utf-8")
     log = root / "runs" / name / LOG
     log.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.chdir(root), log.open("a") as file:
+    with contextlib.chdir(root), log.open("a", encoding="utf-8") as file:
         torch.set_num_threads(worker.state.nthreads)
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(worker.state.nthreads)  # for notebooks' kernels
         with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):

@@ -57,7 +57,7 @@ class Statistics:
         """Write the table as CSV, to four digits."""
         columns = [self.published, self.clarity, self.share, *self.share_of_group, *self.correlation.flatten(0, 1)]
         values = pd.DataFrame(torch.stack(columns, dim=1).numpy(), columns=_columns(self.names)[1:])
-        with write_beside(path) as beside, beside.open("w") as file:
+        with write_beside(path) as beside, beside.open("w", encoding="utf-8") as file:
             file.write(ABOUT)
             values.set_index(pd.Index(self.names, name="attribute")).to_csv(file, float_format="%.4f")
 
