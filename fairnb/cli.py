@@ -297,7 +297,7 @@ def _run(chapter: list[str], params: Path | None, p: list[str] | None, run: str 
 def _values(params: Path | None, p: list[str] | None, run: str | None) -> dict[str, Any]:
     from fairnb.run.parameters import read
 
-    return {"run": "demo"} | read(params, p or []) | ({} if run is None else {"run": run})
+    return {"run": "demo"} | read(params, [*(p or []), *([] if run is None else [f"run={run}"])])
 
 
 if __name__ == "__main__":

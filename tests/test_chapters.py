@@ -271,3 +271,13 @@ def test_a_notebook_alone_fetches_the_project(tmp_path):
     for _ in range(2):
         done = run("-c", f"{INSTALL}\nfrom fairnb.run.files import project_root\nprint(project_root())")
         assert done.stdout.strip() == str(work / "fairnb"), done.stderr
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_chapter_reads_its_parameters_as_their_types(name):
+    """papermill hands over words: what a chapter uses was read by `Parameters`."""
+    own = set(cell_parameters(PAGES[name]))
+    cells = [c.source for c in PAGES[name].cells if c.cell_type == "code" and "parameters" not in c.metadata.get("tags", [])]
+    names = [node.id for cell in cells for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.Name)]
+    assert not own & set(names)
+    assert any("named_in(globals())" in cell for cell in cells)

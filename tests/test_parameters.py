@@ -2,6 +2,8 @@
 
 import re
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from fairnb.run.parameters import PARTS, Data, Machine, Parameters, Recipe, Swarm, describe, named_in, read
@@ -106,7 +108,13 @@ def test_a_file_and_words_are_read_as_they_are_written(tmp_path):
     assert given.targets == ("Bald", "Young")
 
 
-BAD_FILES = [("- a\n", "name: value"), ("a: [\n", "is not YAML"), ("a: 1\na: 2\n", r"p.yml, line \d: 'a' stands twice")]
+BAD_FILES = [
+    ("- a\n", "name: value"),
+    ("a: [\n", "is not YAML"),
+    ("a: 1\na: 2\n", r"p.yml, line \d: 'a' stands twice"),
+    ("? [a]\n: 1\n", r"p.yml, line 1: a name must be a word"),
+    ("a: &x [*x]\n", "is not YAML: found unconstructable recursive node"),
+]
 
 
 @pytest.mark.parametrize(("text", "message"), BAD_FILES)
@@ -117,4 +125,30 @@ def test_a_bad_file_is_named(tmp_path, text, message):
 
 
 def test_the_parameters_among_a_notebooks_names():
-    assert named_in({"run": "r", "epsilon": 0.1, "pd": object(), "plots": 1}) == {"run": "r", "epsilon": 0.1}
+    later = {"table": pd.DataFrame(), "people": np.zeros(3), "seed": np.int64(3)}  # the first two of cells below
+    names = {"run": "r", "epsilon": 0.1, "pd": object(), "plots": 1}
+    assert named_in(names | later) == {"run": "r", "epsilon": 0.1, "seed": 3}
+
+
+def test_a_word_is_given_once():
+    assert read(None, ["seed=1", "seed=1"]) == {"seed": "1"}
+    with pytest.raises(ValueError, match=r"^-p seed is given as 1 and as 2$"):
+        read(None, ["seed=1", "epochs=2", "seed=2"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"seed": "1e3"}, "seed='1e3' must be a whole number"),
+        ({"seed": 10**20}, f"seed={10**20} must be"),
+        ({"particles": "9" * 30}, f"particles={'9' * 30} must be a whole number of fewer digits"),
+        ({"bins": "age"}, r"bins='age' must be names with values, such as \{a: b\}"),
+        ({"bins": "{age: [0, 9], age: [1, 9]}"}, "line 1: 'age' stands twice"),
+        ({"targets": "[" * 10**5}, "must be a list"),
+        ({"run": "a\nb"}, r"run='a\\nb' must be a plain folder name"),
+    ],
+)
+def test_odd_words_are_refused_in_a_line(given, message):
+    with pytest.raises(ValueError, match=message) as error:
+        Parameters(**given)
+    assert "\n" not in str(error.value)

@@ -100,7 +100,7 @@ def build_book(root: Path, executed: Path, say: Callable[[str], None] = print) -
     say("rendering the book …")
     options = ["--path-output", "book", "--all", "-W", "-n", "--keep-going", "--quiet"]
     key.unlink(missing_ok=True)
-    command = [Path(sys.executable).with_name("jupyter-book"), "build", "book", *options]
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", "book", *options]
     if subprocess.run(command, cwd=root, env=os.environ | {"PYTHONUTF8": "1"}).returncode:
         raise ChapterError("the book was not rendered: see the warnings above")
     key.write_text(made_of, encoding="utf-8")

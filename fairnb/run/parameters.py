@@ -28,13 +28,35 @@ MUST_BE = {
     "int_type": "a whole number", "int_parsing_size": "a whole number of fewer digits", "float_parsing": "a number",
     "float_type": "a number", "finite_number": "a finite number", "bool_parsing": "true or false",
     "bool_type": "true or false", "string_type": "a word", "tuple_type": "a list, such as [a, b]",
-    "list_type": "a list, such as [a, b]", "dict_type": "names with values, such as {a: b}",
+    "list_type": "a list, such as [a, b]", "dict_type": "names with values, such as {{a: b}}",
     "too_short": "a longer list", "too_long": "a shorter list", "missing": "a longer list",
 }  # fmt: skip
 
 
 def _field(default: Any, description: str, **bounds: Any) -> Any:
     return Field(default, description=description, **bounds)
+
+
+class _Texts(yaml.BaseLoader):
+    """Keeps 010, 1e-4 and null as text, for a parameter's type to read, and refuses a name that stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set[str]()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise ValueError(f"line {key.start_mark.line + 1}: a name must be a word")
+            if key.value in seen:
+                raise ValueError(f"line {key.start_mark.line + 1}: {key.value!r} stands twice")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _as_yaml(text: str) -> Any:
+    """Lists and names with values, of texts; the text itself where it is not YAML. ValueError if a name stands twice."""
+    try:
+        return yaml.load(text, _Texts)
+    except (yaml.YAMLError, RecursionError):
+        return text
 
 
 class Part(BaseModel):
@@ -54,14 +76,19 @@ class Part(BaseModel):
         """Read text as a list, and None or a path as text, where the type asks for it; refuse a truth value as a number."""
         wanted = cls.model_fields[field.field_name].annotation
         if get_origin(wanted) in (tuple, dict) and isinstance(value, str):
-            try:
-                return yaml.load(value, yaml.BaseLoader) or ([] if get_origin(wanted) is tuple else {})
-            except yaml.YAMLError:
-                return value
+            return _as_yaml(value) or ([] if get_origin(wanted) is tuple else {})
         if wanted is str and (value is None or isinstance(value, Path)):
             return str(value or "")
         if isinstance(value, bool) and wanted in (int, float):
             raise ValueError  # `_words` adds the message
+        return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _as_stored(cls, value: Any, field: Any) -> Any:
+        """Refuse a whole number that tensors cannot hold."""
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ValueError(f"{field.field_name}={value} must be a whole number of fewer digits")
         return value
 
     def but(self, **changes: Any) -> Self:
@@ -109,7 +136,7 @@ class Data(Part):
     def _one_or_several(cls, value: Any) -> Any:
         """Read text as a list where it is one; a list of one is that one."""
         if isinstance(value, str) and value.startswith("["):
-            value = yaml.load(value, yaml.BaseLoader)
+            value = _as_yaml(value)
         return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
 
     @model_validator(mode="after")
@@ -307,7 +334,10 @@ class Parameters(Pages, Machine, Conditions, Pick, Settings, Swarm, Recipe, Data
     @field_validator("run")
     @classmethod
     def _folder(cls, run: str) -> str:
-        if any(not part or part != part.strip() or part.startswith(".") or "\\" in part for part in run.split("/")):
+        if any(
+            not part or part != part.strip() or part.startswith(".") or "\\" in part or not part.isprintable()
+            for part in run.split("/")
+        ):
             raise ValueError(f"run={run!r} must be a plain folder name, or <sweep>/<run> for one of a sweep's")
         if run == "trainings" or run.split("/")[0] == "cache":
             raise ValueError(f"run={run!r} is the folder of decoded images or of shared trainings: choose another name")
@@ -323,24 +353,12 @@ class Parameters(Pages, Machine, Conditions, Pick, Settings, Swarm, Recipe, Data
         return kind(**{name: getattr(self, name) for name in kind.model_fields})
 
 
-class _Texts(yaml.BaseLoader):
-    """Keeps 010, 1e-4 and null as text, for a parameter's type to read, and refuses a name that stands twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set[str]()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise ValueError(f"line {key.start_mark.line + 1}: {key.value!r} stands twice")
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def read_yaml(file: Path) -> dict[str, Any]:
     """The names and values of a YAML file, as texts, lists and dictionaries of texts. Another content raises ValueError."""
     if not file.is_file():
         raise FileNotFoundError(f"no parameter file {file}")
     try:
-        values = yaml.load(file.read_text(encoding="utf-8"), _Texts) or {}
+        values = yaml.load(file.read_text(encoding="utf-8-sig"), _Texts) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
     except ValueError as error:
@@ -352,18 +370,24 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 def read(file: Path | None, words: list[str]) -> dict[str, Any]:
     """Values from a YAML file, overridden by `key=value` words: texts or lists of texts. Bad ones raise ValueError."""
-    values = read_yaml(file) if file else {}
+    values, given = read_yaml(file) if file else {}, dict[str, list[str]]()
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
             raise ValueError(f"-p {word}: expected key=value")
-        values[name.strip()] = value
-    return values
+        given.setdefault(name.strip(), []).append(value)
+    if twice := [f"-p {name} is given as {' and as '.join(each)}" for name, each in given.items() if len(set(each)) > 1]:
+        raise ValueError("; ".join(twice))
+    return values | {name: each[0] for name, each in given.items()}
 
 
 def named_in(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters in a notebook's namespace, papermill's injected ones included: `named_in(globals())`."""
-    return {name: value for name, value in namespace.items() if name in Parameters.model_fields}
+    """The parameters in a notebook's namespace, papermill's injected ones included: `named_in(globals())`.
+
+    Arrays and tables are none: a later cell may have given them such a name, and the first one is run again.
+    """
+    known = {name: namespace[name] for name in Parameters.model_fields if name in namespace}
+    return {name: value for name, value in known.items() if not getattr(value, "ndim", 0)}
 
 
 def describe(name: str) -> tuple[str, str, str]:
