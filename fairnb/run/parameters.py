@@ -304,7 +304,7 @@ class Pages(Part):
     by: tuple[str, ...] = _field((), "its columns of sensitive attributes; [] takes this run's")
     truths: str = _field("{label}", "names of its columns of true labels")
     scores: str = _field("{label}_score", "names of its columns of predictions")
-    own_images: int = _field(3000, "most images on which a classifier of your own is trained", ge=1)
+    own_images: int = _field(3000, "most images on which a classifier of your own is trained", ge=2)
     sweep_seeds: int = _field(3, "seeds of the searches in the sweep", ge=1)
     women: int = _field(6000, "people in the first group of the worked example", ge=1)
     men: int = _field(4000, "people in its second group", ge=1)
