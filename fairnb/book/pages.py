@@ -22,6 +22,7 @@ from fairnb.book.tables import of_methods
 from fairnb.run.files import load_json, save_table
 from fairnb.run.keys import content_key, digest_files
 from fairnb.run.parameters import PARTS, describe
+from fairnb.tables import read_csv
 
 REPOSITORY = "fairnb/fairnb"  # at GitHub; its notebooks run at Binder and Colab
 COLAB = "colab"  # branch of the notebooks' copies that install the package first
@@ -161,7 +162,7 @@ def put_below_title(page: nbformat.NotebookNode, text: str) -> None:
 def _summary(root: Path, run: Path) -> pd.DataFrame:
     """The introduction's table: results of the main methods, on photographs unused in their development and in this run."""
     sources = {"photographs": root / "results" / "photographs-again", "this run": run}
-    every = [of_methods(pd.read_csv(folder / "methods.csv")).assign(data=data) for data, folder in sources.items()]
+    every = [of_methods(read_csv(folder / "methods.csv")).assign(data=data) for data, folder in sources.items()]
     for one in every:  # names of methods include another training's
         one["method"] = ["base", *one.method.iloc[1:].str.replace(" after .*", "", regex=True)]
     table = pd.concat([one.set_index("method").loc[list(SUMMARISED)].reset_index() for one in every])

@@ -124,7 +124,7 @@ class Sweep:
     def trained(self, name: str) -> bool:
         """Whether a training is there, with its features."""
         path = self.runs / name / "run.json"
-        return path.exists() and "features" in load_json(path).get("stages", {})
+        return path.exists() and "features" in load_json(path, "stages")["stages"]
 
     def _trainings(self) -> Iterator[dict[str, Any]]:
         """The base models' stages of all trainings of this kind that are there."""
