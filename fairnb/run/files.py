@@ -163,6 +163,19 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], **notes: str) -> None:
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with write_beside(path) as beside:
         save_file(plain, beside, notes | {CHECKSUM: _checksum(plain, notes)})
+        _sort_notes(beside)
+
+
+def _sort_notes(path: Path) -> None:
+    """Sort the notes in a header: safetensors writes them in any order, and equal content should give equal bytes."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+        assert len(text) == length, "safetensors writes JSON in another way"
+        file.seek(8)
+        file.write(text)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
