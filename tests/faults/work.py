@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
 import torch
 
+from fairnb.book.pages import build_book
 from fairnb.cli import app
 from fairnb.experiment import Experiment
 from fairnb.run.files import load_tensors, save_json
@@ -39,9 +41,9 @@ forks.set_forkserver_preload(["tests.faults.work"])
 
 
 def few_or_many(few: int, many: int) -> pytest.MarkDecorator:
-    """Rounds of a test: few in the slow suite, many by `pytest -m soak`."""
+    """Rounds of a test: few in the slow suite, none for 0; many by `pytest -m soak`."""
     slow, soak = pytest.param(few, marks=pytest.mark.slow), pytest.param(many, marks=pytest.mark.soak)
-    return pytest.mark.parametrize("rounds", [slow, soak])
+    return pytest.mark.parametrize("rounds", [slow, soak] if few else [soak])
 
 
 def project(folder: Path) -> Path:
@@ -66,8 +68,23 @@ def search(root: Path) -> None:
         experiment.search(method)
 
 
-def book(root: Path) -> None:
-    app(["book", "--run", "r", "--params", "given.yml"])
+def whole(root: Path) -> None:
+    """The whole of a small run, with all that is read of it."""
+    experiment = opened(root)
+    experiment.base_model()
+    experiment.features()
+    for method in METHODS:
+        experiment.search(method)
+    experiment.labels()
+    experiment.groups()
+
+
+def chapters(root: Path) -> None:
+    app(["run", "--run", "r", "--params", "given.yml"])
+
+
+def render(root: Path) -> None:
+    build_book(root, root / "runs" / "r" / "chapters", print)
 
 
 @dataclass
@@ -151,7 +168,10 @@ def results(root: Path) -> dict[str, str]:
         elif path.suffix == ".safetensors":
             content = {name: hashlib.sha256(part.numpy().tobytes()).hexdigest() for name, part in load_tensors(path).items()}
         elif path.suffix == ".ipynb":
-            content = [[cell.source, cell.get("outputs")] for cell in nbformat.read(path, as_version=4).cells]
+            cells = nbformat.read(path, as_version=4).cells  # progress bars differ
+            content = [[one.data for one in cell.get("outputs", []) if "data" in one] for cell in cells]
+        elif path.suffix == ".npy":
+            content = np.load(path).tobytes().hex()
         else:
             content = path.read_bytes().hex()
         found[name] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
