@@ -24,14 +24,11 @@ RESULTS = [
     "run.json", "labels.csv", "groups.csv", "base.safetensors", "history.csv", "history_us.csv", "features.safetensors",
     "dynamic_weighting.safetensors", "multi_task.safetensors",
 ]  # fmt: skip
-SLOW = [(name, 1) for name in ("emptied", "a byte flipped")]
-SOAK = [(name, 12 if "byte" in name else 2) for name in DAMAGES]  # the others have no chance in them
+ROUNDS = {name: 12 if "byte" in name else 2 for name in DAMAGES}  # the others have no chance in them
 damaged = pytest.mark.parametrize(
     ("damage", "rounds"),
-    [
-        *(pytest.param(*one, marks=pytest.mark.slow) for one in SLOW),
-        *(pytest.param(*one, marks=pytest.mark.soak) for one in SOAK),
-    ],
+    [pytest.param(name, 1, marks=pytest.mark.slow) for name in ("emptied", "a byte flipped")]
+    + [pytest.param(name, rounds, marks=pytest.mark.soak) for name, rounds in ROUNDS.items()],
 )
 HEADER = 128  # bytes before the pixels of a decoded array
 

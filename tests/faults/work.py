@@ -163,8 +163,7 @@ def results(root: Path) -> dict[str, str]:
             known = json.loads(path.read_text())
             content: Any = [known["parameters"], sorted(known["stages"]), known["base_key"]]
         elif path.name == "history.csv":
-            history = pd.read_csv(path)
-            content = history[[c for c in history if c.startswith("val_") or c in ("epoch", "loss", "best")]].to_csv()
+            content = pd.read_csv(path).filter(regex="^(val_.*|epoch|loss|best)$").to_csv()
         elif path.suffix == ".safetensors":
             content = {name: hashlib.sha256(part.numpy().tobytes()).hexdigest() for name, part in load_tensors(path).items()}
         elif path.suffix == ".ipynb":
