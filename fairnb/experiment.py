@@ -140,7 +140,7 @@ class Experiment:
     def _is_trained(self) -> bool:
         """Whether the base model's files are there; ValueError if its histories are not as they were written."""
         if damaged := [path for path in self.record.changed(*FILES[1:]) if path.exists()]:
-            raise ValueError(f"{damaged[0]} is not as it was written: delete it, and the base model is trained anew")
+            raise ValueError(f"{damaged[0]} is not as run.json noted it: delete it, and the base model is trained anew")
         return all((self.folder / name).exists() for name in FILES)
 
     def features(self) -> dict[str, Features]:

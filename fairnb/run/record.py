@@ -117,9 +117,13 @@ def load_run(folder: Path) -> dict[str, Any]:
     known = load_json(path := folder / "run.json", "parameters", "stages")
     if known.get("format") != FORMAT:
         raise ValueError(f"{folder} was made by an earlier version of fairnb: give this run another name, or delete it")
-    each = known["stages"].values() if isinstance(known["stages"], dict) else [None]
-    if any(not isinstance(stage, dict) or not stage.keys() >= {"seconds", "revision", "takes"} for stage in each):
-        raise ValueError(f"{path} is damaged, its stages are not whole: move it away to start anew")
+    try:
+        Parameters(**known["parameters"])
+        each = [(stage["seconds"], stage["revision"], stage["takes"]) for stage in known["stages"].values()]
+        if strange := {one for *_, takes in each for one in takes} - known["parameters"].keys():
+            raise ValueError(f"a stage takes {min(strange)!r}, which is no parameter")
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged ({error}): move it away to start anew") from None
     return known
 
 
