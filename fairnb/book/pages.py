@@ -94,7 +94,8 @@ def build_book(root: Path, executed: Path, say: Callable[[str], None] = print) -
     package = [
         path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parents[1].rglob("*.py"))
     ]  # with docstrings
-    made_of = content_key([digest_files(root, [*sources, root / "_config.yml"]), package])
+    shown = sorted((root / "results").glob("*.csv"))  # tables that pages show from there
+    made_of = content_key([digest_files(root, [*sources, *shown, root / "_config.yml"]), package])
     if key.exists() and key.read_text(encoding="utf-8") == made_of:
         say("the pages are up to date")
         return site / "index.html"

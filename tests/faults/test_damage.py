@@ -77,7 +77,7 @@ def copies(tmp_path: Path) -> Callable[[Path], Callable[[], Path]]:
 @damaged
 @pytest.mark.parametrize("name", RESULTS)
 def test_a_file_of_a_finished_run_is_damaged(searched, copies, tell, name, damage, rounds):
-    tell(damage, name, **rounds_of(rounds, copies(searched), name, damage, results(searched)))
+    tell("damaged", name, **rounds_of(rounds, copies(searched), name, damage, results(searched)))
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_a_saved_search_is_damaged(trained, searched, copies, tell, damage, roun
             opened(root).search(METHODS[0])
     like = root.rename(root.with_name("stopped"))
     name = "dynamic_weighting_search.safetensors"
-    tell(damage, name, **rounds_of(rounds, copies(like), name, damage, results(searched)))
+    tell("damaged", name, **rounds_of(rounds, copies(like), name, damage, results(searched)))
 
 
 @damaged
@@ -143,7 +143,7 @@ def test_the_cache_is_damaged(trained, searched, copies, tell, damage, rounds):
         counts["went_on" if results(root) == results(searched) else "lost"] += 1
         assert path.read_bytes()[HEADER:] == before[HEADER:]
         shutil.rmtree(root)
-    tell(damage, "images-*.npy (its header)" if "flipped" in damage else "images-*.npy", **counts)
+    tell("damaged", "images-*.npy (its header)" if "flipped" in damage else "images-*.npy", **counts)
 
 
 @damaged
@@ -162,7 +162,7 @@ def test_a_sibling_is_damaged(searched, copies, tell, damage, rounds):
         found = results(root)
         counts["went_on" if all(found[name.replace("/r/", "/new/")] == wanted[name] for name in wanted) else "lost"] += 1
         shutil.rmtree(root)
-    tell(damage, "a file of a sibling run", **counts)
+    tell("damaged", "a file of a sibling run", **counts)
 
 
 @pytest.mark.slow

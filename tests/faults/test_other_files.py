@@ -38,7 +38,7 @@ def test_a_damaged_executed_chapter_is_executed_again(tmp_path, tell):
             path.write_bytes(do(whole, random.Random(number)))
             if _made_of(path) == "key":  # only where nothing that is shown has changed
                 assert load_json(path)["cells"] == cells
-        tell(damage, "an executed chapter", went_on=rounds)
+        tell("damaged", "an executed chapter", went_on=rounds)
 
 
 def test_a_damaged_note_of_checked_images_is_made_anew(celeba, tmp_path, tell):
@@ -50,7 +50,7 @@ def test_a_damaged_note_of_checked_images_is_made_anew(celeba, tmp_path, tell):
         path.write_bytes(DAMAGES[damage](whole, random.Random(damage)))
         check_images(images, tmp_path)
         assert path.read_bytes() == whole
-        tell(damage, "checked-*.json", went_on=1)
+        tell("damaged", "checked-*.json", went_on=1)
 
 
 @pytest.mark.parametrize("damage", CUT)
@@ -78,7 +78,7 @@ def test_a_sweeps_files_are_named(tmp_path, tell, damage, monkeypatch):
             read()
         assert "\n" not in str(error.value)
         path.write_bytes(whole)
-        tell(damage, f"a sweep's {path.name}", named=1)
+        tell("damaged", f"a sweep's {path.name}", named=1)
 
 
 @pytest.mark.parametrize("damage", CUT)
@@ -94,7 +94,7 @@ def test_an_exported_folder_is_named(tmp_path, tell, name, damage):
     else:
         with pytest.raises(ValueError, match=f"{path} cannot be read"):
             load_tensors(path)
-    tell(damage, f"an exported folder's {name}", named=1)
+    tell("damaged", f"an exported folder's {name}", named=1)
 
 
 def test_the_table_of_faults_is_shown():
