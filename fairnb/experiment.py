@@ -37,11 +37,12 @@ from fairnb.methods import BASE, METHODS, Problem, Search, load_search, method_n
 from fairnb.methods.method import PICKED_BY
 from fairnb.model import MultiLabelNet
 from fairnb.run.device import make_fabric, resolve
-from fairnb.run.files import load_json, load_notes, project_root, save_json, save_table, save_tensors, share
+from fairnb.run.files import load_notes, project_root, save_json, save_table, save_tensors, share
 from fairnb.run.keys import content_key
+from fairnb.run.lock import alone
 from fairnb.run.messages import unknown
 from fairnb.run.parameters import Conditions, Data, Machine, Parameters, Recipe
-from fairnb.run.record import Record, git_revision
+from fairnb.run.record import TABLES, Record, changed, git_revision, load_run
 from fairnb.training import FILES, BaseModel, recipe_key, train_base
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 PACKAGES = ("fairnb", "torch", "torchvision", "lightning-fabric", "numpy", "scikit-learn")
 OF_TABLES = {"not_analysed", "min_positives"}  # parameters of everything but the base model
 OF_BASE = (Data.names() | Recipe.names()) - OF_TABLES  # parameters of the base model
+RESULTS = ("labels.csv", "groups.csv")  # tables of all methods
 SHARED = (*FILES, "features.safetensors", "pooled_features.safetensors")  # files that runs of one base model have in common
 
 
@@ -113,15 +115,17 @@ class Experiment:
 
     def base_model(self) -> BaseModel:
         """Stage one: the base model, trained (RuntimeError if several devices fail), resumed, loaded or copied."""
-        finished, given = self.folder / FILES[-1], self.parameters
+        given = self.parameters
         with self._first_alone():
-            if self.leads and not finished.exists():
+            if self.leads and not self._is_trained():
                 self._take_from_sibling()
-            there = finished.exists()
+            there = self._is_trained()
+            if self.leads and not there and self.record.changed(*FILES[1:]):  # deleted: the next ones have other seconds
+                self.record.save(tables=self.record.digests(*RESULTS))
         if not there and self._joined is None and (given.devices, given.num_nodes) != (1, 1):
             self._train_in_group()
         base = train_base(self.faces, given.part(Recipe), self.folder, self.feed, tensorboard=given.tensorboard)
-        if self.leads and "base model" not in self.record.stages:
+        if self.leads and not (there and "base model" in self.record.stages):
             how = {"processes": self.fabric.world_size, "feed": self.feed.form, "workers": self.feed.workers}
             self.record.note("base model", self.of_base, base.seconds)
             self.record.save(training=how, **self._peak_memory())
@@ -129,9 +133,15 @@ class Experiment:
 
     def heads(self, layer: str = "head") -> Tensor:
         """The base model's last layer, float32 [L, D + 1], or its 'hidden' one, read without building the network."""
-        if not (self.folder / FILES[-1]).exists():
+        if not self._is_trained():
             self.base_model()
         return load_layer(self.folder / FILES[0], layer)
+
+    def _is_trained(self) -> bool:
+        """Whether the base model's files are there; ValueError if its histories are not as they were written."""
+        if damaged := [path for path in self.record.changed(*FILES[1:]) if path.exists()]:
+            raise ValueError(f"{damaged[0]} is not as run.json noted it: delete it, and the base model is trained anew")
+        return all((self.folder / name).exists() for name in FILES)
 
     def features(self) -> dict[str, Features]:
         """Penultimate features of `valid` and `test`; the first call also writes the base model's results."""
@@ -151,11 +161,11 @@ class Experiment:
                 else:
                     features = extract_features(self.faces, self.base_model().model, self.feed, layer=layer)
                 if self.leads:
+                    if not path.exists():
+                        save_features(path, features)
                     if layer == "penultimate":
                         alone = Heads(heads.unsqueeze(0))
                         self._write_results("base", {split: alone.tables(part) for split, part in features.items()})
-                    if not path.exists():
-                        save_features(path, features)
             return features
         return load_features(path)
 
@@ -245,13 +255,35 @@ class Experiment:
 
     def labels(self) -> pd.DataFrame:
         """`labels.csv`: method, split, label, analysed, accuracy, uei. One row per method, split and label."""
+        self._mend_tables()
         return tables.read(self.folder / "labels.csv")
 
     def groups(self) -> pd.DataFrame:
         """`groups.csv`: method, split, label, group, n, positives, predicted_positives, us (empty without positives)."""
+        self._mend_tables()
         return tables.read(self.folder / "groups.csv")
 
+    def _mend_tables(self) -> None:
+        """Make both tables anew from the saved models if one is not as the last stage left it."""
+        if self.leads and self.record.changed(*RESULTS):
+            with alone(self.folder):
+                self._make_tables()
+
+    def _make_tables(self) -> None:
+        for name in RESULTS:
+            (self.folder / name).unlink(missing_ok=True)
+        self._merge_results(BASE.name, self.counts(self.heads_of(BASE.name)))
+        for name in load_run(self.folder)["stages"].keys() & METHODS.keys():
+            if (path := self.folder / f"{METHODS[name].file}.safetensors").exists():
+                self._merge_results(name, self.counts(load_search(path).heads))
+        self.record.save(tables=self.record.digests(*TABLES))
+
     def _write_results(self, method: str, counts: dict[str, Tensor]) -> None:
+        if self.record.changed(*RESULTS):
+            self._make_tables()
+        self._merge_results(method, counts)
+
+    def _merge_results(self, method: str, counts: dict[str, Tensor]) -> None:
         labels = self.faces.label_names
         self._merge("labels.csv", tables.label_rows(method, counts, labels, self.analysed))
         self._merge("groups.csv", tables.group_rows(method, counts, labels, self.faces.group_names))
@@ -341,11 +373,16 @@ class Experiment:
         siblings = (runs / training_of(self.parameters).run / "run.json", *sorted(runs.glob("*/run.json")))
         for path in (*siblings, *sorted(runs.glob("trainings/*/run.json"))):
             try:
-                other = load_json(path)
+                other = load_run(path.parent)
+                if other.get("base_key") != self.record.known["base_key"] or changed(path.parent, other, *FILES[1:]):
+                    continue
+                whole = [name for name in SHARED if name not in FILES and (path.parent / name).exists()]
+                for name in (FILES[0], *whole):
+                    load_notes(path.parent / name)
             except (ValueError, FileNotFoundError):
                 continue  # skip a damaged run
-            if (path.parent / FILES[-1]).exists() and other.get("base_key") == self.record.known["base_key"]:
-                for name in filter(lambda name: (path.parent / name).exists(), SHARED):
+            if all((path.parent / name).exists() for name in FILES):
+                for name in (*FILES, *whole):
                     share(path.parent / name, self.folder / name)
                 self.record.note("base model", self.of_base, None)
                 self.record.save(base_from=other["base_from"])

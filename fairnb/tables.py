@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
+from pandas.api.types import is_numeric_dtype
 from torch import Tensor
 
 from fairnb.metrics import MEASURES, underestimation_score
@@ -13,8 +15,25 @@ NAMES = ("method", "split", "label", "group")  # columns of text
 
 
 def read(path: Path) -> pd.DataFrame:
-    """A table of results from its CSV file: names stay text, also `0` and `NA`, and only what is empty is NaN."""
-    return pd.read_csv(path, dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=[""])
+    """A table of results from its CSV file: names stay text, also `0` and `NA`, and only what is empty is NaN.
+
+    ValueError with the path if the file is damaged: it is no table, was cut short, or holds text among numbers.
+    """
+    table = read_csv(path, dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=[""])
+    if odd := [name for name in table if name not in NAMES and not is_numeric_dtype(table[name])]:
+        raise ValueError(f"{path} is damaged (text in its column {odd[0]!r}): delete it to make it anew")
+    return table
+
+
+def read_csv(path: Path, **how: Any) -> pd.DataFrame:
+    """A table that fairnb wrote, read by pandas; ValueError with the path if it is no table, or was cut short."""
+    try:
+        table = pd.read_csv(path, **how)
+    except ValueError as error:  # pandas' own are of this kind
+        raise ValueError(f"{path} is damaged ({str(error).strip()}): delete it to make it anew") from None
+    if table.empty or not path.read_bytes().endswith(b"\n"):
+        raise ValueError(f"{path} is damaged (it was cut short): delete it to make it anew")
+    return table
 
 
 def label_rows(method: str, tables: dict[str, Tensor], labels: Sequence[str], analysed: Tensor) -> pd.DataFrame:

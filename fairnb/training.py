@@ -77,7 +77,7 @@ def train_base(faces: Faces, recipe: Recipe, folder: str | Path, feed: Feed, *, 
         (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     model = model.merged()
     model.load_state_dict(load_tensors(folder / "base.safetensors"))
-    history, us = pd.read_csv(folder / "history.csv"), tables.read(folder / "history_us.csv")
+    history, us = (tables.read(folder / name) for name in ("history.csv", "history_us.csv"))
     return BaseModel(model.to(fabric.device).eval(), history, us)
 
 

@@ -437,7 +437,7 @@ def test_summary_and_changes_by_hand():
 
 
 def test_names_stay_text_in_a_runs_tables(tmp_path):
-    run: Any = SimpleNamespace(folder=tmp_path)
+    run: Any = SimpleNamespace(folder=tmp_path, _mend_tables=lambda: None)
     names, groups = ["0", "007", "NA", "nan", "None", "True", "1e3"], ["0", 'A$B, "C"']
     counts = torch.tensor([[[5, 0], [2, 2]], [[5, 1], [0, 0]]]).expand(len(names), 2, 2, 2)  # the second has no positives
     for method in ("multi-task", "base"):

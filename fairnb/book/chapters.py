@@ -110,7 +110,9 @@ def run_chapters(
             usual = Parameters().model_dump(mode="json")
             changed = {one: given[one] for one in own if one in given and (one in values or given[one] != usual[one])}
             _execute(notebooks[name], failed, changed, root, clock)
-            save_json(failed, (done := load_json(failed)) | {"metadata": done["metadata"] | {"made_of": key}})
+            done = load_json(failed, "metadata", "cells")
+            about_it = done["metadata"] | {"made_of": key, "whole": content_key(done["cells"])}
+            save_json(failed, done | {"metadata": about_it})
             failed.replace(out)
             clock.done(name, seconds := time.perf_counter() - start)
             say(f"{name} done in {duration(seconds)}")
@@ -119,9 +121,10 @@ def run_chapters(
 
 
 def _made_of(executed: Path) -> str | None:
-    """The key in an executed notebook; None if there is none, or it is damaged."""
+    """The key in an executed notebook; None if there is none, or it was damaged since."""
     try:
-        return load_json(executed)["metadata"].get("made_of")
+        page = load_json(executed, "metadata", "cells")
+        return page["metadata"]["made_of"] if page["metadata"]["whole"] == content_key(page["cells"]) else None
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
 

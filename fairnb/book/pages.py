@@ -22,6 +22,7 @@ from fairnb.book.tables import of_methods
 from fairnb.run.files import load_json, save_table
 from fairnb.run.keys import content_key, digest_files
 from fairnb.run.parameters import PARTS, describe
+from fairnb.tables import read_csv
 
 REPOSITORY = "fairnb/fairnb"  # at GitHub; its notebooks run at Binder and Colab
 COLAB = "colab"  # branch of the notebooks' copies that install the package first
@@ -93,7 +94,8 @@ def build_book(root: Path, executed: Path, say: Callable[[str], None] = print) -
     package = [
         path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parents[1].rglob("*.py"))
     ]  # with docstrings
-    made_of = content_key([digest_files(root, [*sources, root / "_config.yml"]), package])
+    shown = sorted((root / "results").glob("*.csv"))  # tables that pages show from there
+    made_of = content_key([digest_files(root, [*sources, *shown, root / "_config.yml"]), package])
     if key.exists() and key.read_text(encoding="utf-8") == made_of:
         say("the pages are up to date")
         return site / "index.html"
@@ -161,7 +163,7 @@ def put_below_title(page: nbformat.NotebookNode, text: str) -> None:
 def _summary(root: Path, run: Path) -> pd.DataFrame:
     """The introduction's table: results of the main methods, on photographs unused in their development and in this run."""
     sources = {"photographs": root / "results" / "photographs-again", "this run": run}
-    every = [of_methods(pd.read_csv(folder / "methods.csv")).assign(data=data) for data, folder in sources.items()]
+    every = [of_methods(read_csv(folder / "methods.csv")).assign(data=data) for data, folder in sources.items()]
     for one in every:  # names of methods include another training's
         one["method"] = ["base", *one.method.iloc[1:].str.replace(" after .*", "", regex=True)]
     table = pd.concat([one.set_index("method").loc[list(SUMMARISED)].reset_index() for one in every])

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fairnb.data.images import Images
-from fairnb.run.files import save_json, write_beside
+from fairnb.run.files import load_json, save_json, write_beside
 from fairnb.run.keys import content_key
 from fairnb.run.messages import some
 
@@ -78,15 +79,27 @@ def decode_images(images: Images, size: int, folder: str | Path) -> np.memmap:
     """
     shape = stored_shape(images, size)
     path = _array_file(images, shape, folder)
-    if not path.exists():
+    lock = path.with_suffix(".lock")
+    if (array := _opened(path, images, shape)) is None or lock.exists():  # one that was killed leaves its lock's file
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock := path.with_suffix(".lock")):  # of several processes, one decodes
+        with FileLock(lock):  # of several processes, one decodes
             try:
-                if not path.exists():
+                if (array := _opened(path, images, shape)) is None:
                     _decode_into(path, images, shape)
             finally:
-                lock.unlink()
-    return np.load(path, mmap_mode="r")
+                with suppress(OSError):  # gone, or the folder turned read-only
+                    lock.unlink()
+    return np.load(path, mmap_mode="r") if array is None else array
+
+
+def _opened(path: Path, images: Images, shape: tuple[int, int]) -> np.memmap | None:
+    """The array of an earlier call; None if there is none, or its file was cut short or has another header."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):  # what NumPy raises for a missing file and for a damaged one
+        return None
+    whole = isinstance(array, np.memmap) and array.dtype == np.uint8 and array.shape == (len(images), *shape, 3)
+    return array if whole else None
 
 
 def _decode_into(path: Path, images: Images, shape: tuple[int, int]) -> None:
@@ -107,8 +120,9 @@ def _decode_into(path: Path, images: Images, shape: tuple[int, int]) -> None:
 
 
 def is_decoded(images: Images, size: int, folder: str | Path) -> bool:
-    """Whether the array of `decode_images` exists."""
-    return _array_file(images, stored_shape(images, size), folder).exists()
+    """Whether the array of `decode_images` exists, and is whole."""
+    shape = stored_shape(images, size)
+    return _opened(_array_file(images, shape, folder), images, shape) is not None
 
 
 def decoded_bytes(images: Images, shape: tuple[int, int]) -> int:
@@ -119,11 +133,20 @@ def decoded_bytes(images: Images, shape: tuple[int, int]) -> int:
 def check_images(images: Images, folder: str | Path) -> None:
     """Check once that every image can be decoded, and record that in `folder`; raises ValueError as `decode_images`."""
     path = Path(folder) / f"checked-{content_key(images.fingerprint())}.json"
-    if images.block > 1 or path.exists():  # drawn images cannot be damaged
+    note = {"images": len(images), "source": images.source}
+    if images.block > 1 or _noted(path) == note["images"]:  # drawn images cannot be damaged
         return
     _each_block(images, lambda rows: images.read(rows, 8), "checking images")
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_json(path, {"images": len(images), "source": images.source})
+    save_json(path, note)
+
+
+def _noted(path: Path) -> int | None:
+    """Number of images that a note of `check_images` says were checked; None without a note, or with a damaged one."""
+    try:
+        return load_json(path, "images")["images"]
+    except (OSError, ValueError):
+        return None
 
 
 def _array_file(images: Images, shape: tuple[int, int], folder: str | Path) -> Path:

@@ -21,6 +21,7 @@ from fairnb.metrics import accuracy, chance_index, underestimation_index
 from fairnb.run.files import load_json, save_json, save_table
 from fairnb.run.parameters import Data, Parameters
 from fairnb.run.record import MOVABLE, load_run
+from fairnb.tables import read_csv
 
 FEWER_DRAWS = 2000  # for comparisons of settings, whose single labels nobody looks at
 METHODS_COMPARED = "methods"  # the comparison that is published label by label
@@ -66,7 +67,7 @@ class Swept:
         """`table.csv`; FileNotFoundError if there is none."""
         if not (path := self.folder / "table.csv").exists():
             raise FileNotFoundError(f"{self.folder} is neither a run nor a sweep with results: it has no {path.name}")
-        return pd.read_csv(path, dtype={"setting": str, "against": str})
+        return read_csv(path, dtype={"setting": str, "against": str})
 
     @cached_property
     def runs(self) -> list[Path]:
@@ -76,7 +77,7 @@ class Swept:
     @cached_property
     def about(self) -> dict[str, Any]:
         """Notes of the sweep's file for the provenance."""
-        return load_json(self.folder / "sweep.json")["about"]
+        return load_json(self.folder / "sweep.json", "about")["about"]
 
     @cached_property
     def datasets(self) -> dict[str, list[Path]]:

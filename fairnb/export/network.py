@@ -16,6 +16,10 @@ from fairnb.run.files import load_json, load_tensors
 from fairnb.run.messages import some
 
 FORMAT = 1  # of config.json
+NEEDED = (
+    "format", "labels", "needs_group", "thresholds", "sensitive", "groups", "bins", "merge", "backbone", "arguments",
+    "classifier", "features", "hidden", "stored", "scaled", "image_size", "mean", "std",
+)  # fmt: skip
 
 
 class FromPixels(nn.Module):
@@ -57,7 +61,7 @@ def load(folder: Path) -> tuple[dict[str, Any], FromPixels]:
     """
     if missing := [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]:
         raise FileNotFoundError(f"{folder} is no exported model: there is no {some(missing)} (`fairnb export` makes them)")
-    config = load_json(folder / "config.json")
+    config = load_json(folder / "config.json", *NEEDED)
     if config.get("format") != FORMAT:
         raise ValueError(
             f"{folder} was exported by another version of fairnb (format {config.get('format')}): export it anew"

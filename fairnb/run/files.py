@@ -1,20 +1,33 @@
-"""Atomic files: written under a temporary name, then renamed, so that each is either complete or absent."""
+"""Atomic files: written under a temporary name, then renamed, so that each is either complete or absent.
+
+What is damaged later, by a disk or a copy that broke off, is noticed when it is read and named in an error.
+"""
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import platform
 import shutil
+import time
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 from safetensors import SafetensorError, safe_open
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
+
+HOST = platform.node().partition(".")[0]  # in names of half-written files, beside the process
+ABANDONED = 24 * 3600.0  # seconds after which another machine's half-written file is taken for a killed process's
+CHECKSUM = "crc32"  # note in the header of safetensors
+_checked = set[tuple[str, int, int, int]]()  # files whose checksum was right: path, inode, size and time
 
 
 def project_root() -> Path:
@@ -25,13 +38,24 @@ def project_root() -> Path:
 
 @contextmanager
 def write_beside(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` and rename it into place on success; a failure leaves the old file as it was."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Yield a temporary path for a file and rename it into place on success; a failure leaves the old file as it was.
+
+    The content is on the disk before the name is: a power cut leaves the old file or the new one, never an empty one.
+    A full disk, or a folder that cannot be written to, raises OSError with the path.
+    """
     try:
-        yield beside
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+        with _beside(path) as folder:
+            yield (new := folder / path.name)
+            _sync(new)
+            os.replace(new, path)
+            _sync_folder(path.parent)
+    except (OSError, SafetensorError) as error:
+        named, reason = getattr(error, "filename", None), getattr(error, "strerror", None) or error
+        if named is not None and str(path.parent) not in str(named):  # another file, which the caller reads
+            raise
+        raise OSError(
+            f"{path} could not be written ({reason}); an earlier file there is unchanged: repeat this when it can be"
+        ) from error
 
 
 @contextmanager
@@ -43,19 +67,64 @@ def folder_beside(folder: Path) -> Iterator[Path]:
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise FileExistsError(f"{folder} {'is a file' if folder.is_file() else 'is not empty'}: name a new folder")
     place = folder.resolve()
-    beside = place.with_name(f".{place.name}.{os.getpid()}.part")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with _beside(place) as beside:
+        try:
+            yield beside
+            for path in beside.iterdir():
+                _sync(path)
+            os.replace(beside, place)
+        except OSError as error:
+            if str(beside) not in str(error):
+                raise
+            raise OSError(str(error).replace(str(beside), str(place))) from error
+        _sync_folder(place.parent)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside `path` and remove it at the end, with those that killed processes left for this path."""
+    clear_halves(path.parent, glob.escape(path.name))
+    folder = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.part")
     try:
-        beside.mkdir(parents=True)
-        yield beside
-        os.replace(beside, place)
+        folder.mkdir()
+        yield folder
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def clear_halves(folder: Path, pattern: str = "*") -> None:
+    """Delete what killed processes left half-written in a folder, of all files or of some."""
+    for left in filter(_abandoned, folder.glob(f".{pattern}.*.part")):
+        left.unlink(missing_ok=True) if left.is_file() else shutil.rmtree(left, ignore_errors=True)
+
+
+def _abandoned(half: Path) -> bool:
+    """Whether the process that wrote there is gone; if it is another machine's, whether it began a day ago."""
+    *_, host, pid, _ = half.name.split(".")
+    if pid.isdecimal() and (host == HOST or half.is_file()):  # files are of earlier versions, which named no machine
+        return int(pid) == os.getpid() or not psutil.pid_exists(int(pid))
+    return time.time() - half.stat().st_mtime > ABANDONED
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where its file system can do so."""
+    with suppress(OSError):
+        _sync(folder)
 
 
 def share(path: Path, target: Path) -> None:
     """Give a finished file a second name, on the same disk without a copy: no file is ever changed in place."""
     with write_beside(target) as beside:
-        beside.unlink(missing_ok=True)  # of a process that was killed: copying would write into another run's file
         try:
             os.link(path, beside)
         except OSError:  # another disk, or one without links
@@ -68,12 +137,17 @@ def save_json(path: Path, content: Any) -> None:
         beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def load_json(path: Path) -> Any:
-    """Read a JSON file; invalid JSON raises ValueError with the path."""
+def load_json(path: Path, *needed: str) -> Any:
+    """Read a JSON file; ValueError with the path if it is invalid, or no object with the names that are needed."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON (line {error.lineno}): move it away to start anew") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not text, so it is no JSON: move it away to start anew") from None
+    if missing := [name for name in needed if not isinstance(content, dict) or name not in content]:
+        raise ValueError(f"{path} is damaged, it has no {', '.join(missing)}: move it away to start anew")
+    return content
 
 
 def save_table(path: Path, table: pd.DataFrame) -> None:
@@ -83,34 +157,61 @@ def save_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], **notes: str) -> None:
-    """Write tensors as safetensors with short notes in the header. A full disk raises OSError with the path."""
+    """Write tensors as safetensors with short notes in the header, and a checksum by which damage is noticed."""
     from safetensors.torch import save_file
 
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with write_beside(path) as beside:
-        try:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside, notes)
-        except SafetensorError as error:
-            raise OSError(f"{path} could not be written ({error}); an earlier file there is unchanged") from None
+        save_file(plain, beside, notes | {CHECKSUM: _checksum(plain, notes)})
+        _sort_notes(beside)
+
+
+def _sort_notes(path: Path) -> None:
+    """Sort the notes in a header: safetensors writes them in any order, and equal content should give equal bytes."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+        assert len(text) == length, "safetensors writes JSON in another way"
+        file.seek(8)
+        file.write(text)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Memory-map a safetensors file; changes stay in memory. A damaged file raises ValueError with its path."""
-    from safetensors.torch import load_file
-
-    with _whole(path):
-        return load_file(path)
+    return _load(path)[0]
 
 
 def load_notes(path: Path) -> dict[str, str]:
     """Notes in the header of a safetensors file. A damaged file raises ValueError with its path."""
-    with _whole(path), safe_open(path, "pt") as file:
-        return file.metadata() or {}
+    return _load(path)[1]
 
 
-@contextmanager
-def _whole(path: Path) -> Iterator[None]:
-    """Add the path to safetensors' errors."""
+def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and notes, after a look at the checksum: once in a process, since files are never changed in place."""
+    from safetensors.torch import load_file
+
     try:
-        yield
+        with safe_open(path, "pt") as file:
+            notes = file.metadata() or {}
+        tensors, noted, stat = load_file(path), notes.pop(CHECKSUM, ""), path.stat()
     except SafetensorError as error:
         raise ValueError(f"{path} cannot be read as safetensors ({error}): delete it to make it anew") from None
+    state = (str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    if noted and state not in _checked:  # older files have none
+        if _checksum(tensors, notes) != noted:
+            raise ValueError(f"{path} is damaged, its checksum is another one: delete it to make it anew")
+        _checked.add(state)
+    return tensors, notes
+
+
+def _checksum(tensors: dict[str, Tensor], notes: dict[str, str]) -> str:
+    """CRC-32 of names, types, shapes, values and notes. It finds accidents; SHA-256 takes twice as long."""
+    import torch
+
+    about = {name: [str(tensor.dtype), *tensor.shape] for name, tensor in tensors.items()}
+    value = zlib.crc32(json.dumps([about, notes], sort_keys=True).encode())
+    for name in sorted(tensors):
+        value = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, value)
+    return f"{value:08x}"

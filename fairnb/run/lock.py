@@ -1,11 +1,12 @@
 """A lock on a folder: one process at a time works there, and tidies up after one that was killed."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from psutil import pid_exists
+
+from fairnb.run.files import clear_halves
 
 
 @contextmanager
@@ -23,11 +24,9 @@ def alone(folder: Path, work: str = "work", *, wait: float = 0.0) -> Iterator[No
     except OSError as error:
         raise OSError(f"{folder} cannot be written to ({error.strerror or error}): choose another place for runs") from error
     try:
-        for half in folder.glob(".*.part"):  # `.<name>.<process>.part`, as by `write_beside`
-            process = half.name.split(".")[-2]
-            if process.isdecimal() and not pid_exists(int(process)):
-                half.unlink(missing_ok=True)
+        clear_halves(folder)
         yield
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
+        with suppress(OSError):  # gone, or the folder turned read-only, as another error says
+            Path(lock.lock_file).unlink()
         lock.release()

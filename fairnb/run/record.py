@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from fairnb.run.files import load_json, project_root, save_json
+from fairnb.run.keys import digest_files
 from fairnb.run.lock import alone
 from fairnb.run.parameters import Machine, Parameters
 
 FORMAT = 2  # of run.json
+TABLES = ("labels.csv", "groups.csv", "history.csv", "history_us.csv")  # have no checksum of their own: it is noted here
 MOVABLE = Machine.names() | {"run", "data_root"}  # no result depends on these, so they may change at any time
 
 
@@ -89,7 +91,16 @@ class Record:
         """Note a finished stage; `seconds` is None for one copied from another run."""
         taken = None if seconds is None else round(seconds, 3)
         made = {"seconds": taken, "revision": git_revision(), "takes": sorted(takes)}
-        self.save(stages=load_json(self.folder / "run.json")["stages"] | {stage: made})
+        stages = load_json(self.folder / "run.json", "stages")["stages"] | {stage: made}
+        self.save(stages=stages, tables=self.digests(*TABLES))
+
+    def digests(self, *tables: str) -> dict[str, str]:
+        """SHA-256 of tables that are there."""
+        return digest_files(self.folder, [self.folder / name for name in tables])
+
+    def changed(self, *tables: str) -> list[Path]:
+        """Tables that are not as the last stage of this run, whoever did it, left them; see `changed`."""
+        return changed(self.folder, load_run(self.folder), *tables)
 
     @contextmanager
     def timed(self, stage: str, takes: Iterable[str], also: Callable[[], dict[str, Any]] = dict) -> Iterator[None]:
@@ -103,10 +114,24 @@ class Record:
 
 def load_run(folder: Path) -> dict[str, Any]:
     """Content of a run's `run.json`. A damaged file or an older format raises ValueError."""
-    known = load_json(folder / "run.json")
+    known = load_json(path := folder / "run.json", "parameters", "stages")
     if known.get("format") != FORMAT:
         raise ValueError(f"{folder} was made by an earlier version of fairnb: give this run another name, or delete it")
+    try:
+        Parameters(**known["parameters"])
+        each = [(stage["seconds"], stage["revision"], stage["takes"]) for stage in known["stages"].values()]
+        if strange := {one for *_, takes in each for one in takes} - known["parameters"].keys():
+            raise ValueError(f"a stage takes {min(strange)!r}, which is no parameter")
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged ({error}): move it away to start anew") from None
     return known
+
+
+def changed(folder: Path, known: dict[str, Any], *names: str) -> list[Path]:
+    """Tables of a run that are not as `known`, the content of its `run.json`, noted them; older runs noted none."""
+    noted: dict[str, str] = known.get("tables", {})
+    there = digest_files(folder, [folder / name for name in names])
+    return [folder / name for name in names if name in noted and there.get(name) != noted[name]]
 
 
 def git_revision() -> str:

@@ -23,7 +23,7 @@ from fairnb.run.files import load_json, project_root, save_json, save_table, wri
 from fairnb.run.lock import alone
 from fairnb.run.messages import duration, some, unknown
 from fairnb.run.parameters import Part
-from fairnb.run.record import Record
+from fairnb.run.record import Record, load_run
 from fairnb.sweep.plan import NOTE, TOKEN, Planned, SweepFile, plan
 
 KIND = ("backbone", "image_size", "epochs")  # parameters of which trainings take about equally long
@@ -124,13 +124,16 @@ class Sweep:
     def trained(self, name: str) -> bool:
         """Whether a training is there, with its features."""
         path = self.runs / name / "run.json"
-        return path.exists() and "features" in load_json(path).get("stages", {})
+        return path.exists() and "features" in load_json(path, "stages")["stages"]
 
     def _trainings(self) -> Iterator[dict[str, Any]]:
         """The base models' stages of all trainings of this kind that are there."""
         recipe = self.planned[0].parameters
         for path in self.runs.glob("trainings/*/run.json"):
-            known = load_json(path)
+            try:
+                known = load_run(path.parent)
+            except ValueError:  # damaged: it is named where it is needed
+                continue
             given, stages = known["parameters"], known["stages"]
             if "base model" in stages and all(given.get(name) == getattr(recipe, name) for name in KIND):
                 yield stages["base model"]
