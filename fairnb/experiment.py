@@ -55,6 +55,11 @@ RESULTS = ("labels.csv", "groups.csv")  # tables of all methods
 SHARED = (*FILES, "features.safetensors", "pooled_features.safetensors")  # files that runs of one base model have in common
 
 
+def versions() -> dict[str, str]:
+    """Versions of the packages that results depend on."""
+    return {name: version(name) for name in PACKAGES}
+
+
 def training_of(parameters: Parameters) -> Parameters:
     """Those of the run that trains the base model for all runs of a sweep with such parameters: `trainings/<key>`."""
     given = parameters.model_dump(mode="json", include=OF_BASE)
@@ -70,17 +75,19 @@ class Experiment:
         self.record, self._joined, self.folder = record, fabric, record.folder  # `runs/<run>`, which receives every result
         self.parameters: Any = record.parameters  # `fairnb.run.parameters.Parameters`
         given = self.parameters
-        self.device = fabric.device.type if fabric else resolve(given.device)[0]  # 'cpu', 'cuda' or 'mps'
+        self.device, self.precision = resolve(
+            fabric.device.type if fabric else given.device, given.precision
+        )  # without 'auto'
         self.faces: Faces = open_dataset(given.part(Data), project_root())
         self.analysed = self.faces.analysed(given.not_analysed, given.min_positives)  # bool [L], searched and averaged
         self.of_base = OF_BASE - (set() if given.data == "drawn" else {"drawn", "drawn_seed"})  # parameters it depends on
         key = content_key(recipe_key(self.faces, given.part(Recipe), self.device))
         with self._first_alone():
             if record.stages and record.known["base_key"] != key:
-                source = repr(record.known["data_root"]) if record.known["data_root"] else "drawn"
-                record.refuse([f"images or annotations are not the same (they were from {source})"])
+                record.refuse([self._what_differs()])
             record.refuse(self._newer())
             if self.leads:  # the data may have moved
+                self._tell_versions()
                 record.save(**({} if record.stages else self._surroundings()), base_key=key, data_root=given.data_root)
 
     @classmethod
@@ -346,6 +353,24 @@ class Experiment:
         newer = {name for method, takes in made.items() for name in method.depends_on.difference(takes)}
         return [f"{name} was {usual[name]!r}, now {own[name]!r}" for name in sorted(newer) if own[name] != usual[name]]
 
+    def _what_differs(self) -> str:
+        """Why the base model of this run cannot be that of its parameters here."""
+        known, here = self.record.known, (self.device, self.precision)
+        made = (known["device"]["type"], known["device"].get("precision", self.precision))
+        if made != here:
+            return f"it was trained on {made[0]} in {made[1]}, and this would be {here[0]} in {here[1]}"
+        source = repr(known["data_root"]) if known["data_root"] else "drawn"
+        return f"images or annotations are not the same (they were from {source})"
+
+    def _tell_versions(self) -> None:
+        """Say where a run that is continued was begun with other versions."""
+        begun, here = self.record.known.get("versions", {}), versions()
+        differ = [
+            f"{name} {begun[name]} (now {here[name]})" for name in PACKAGES if begun.get(name, here[name]) != here[name]
+        ]
+        if differ and self.record.stages:
+            print(f"{self.folder.name} was begun with {', '.join(differ)}: what is added may not compare with what is there")
+
     def _first_alone(self) -> AbstractContextManager[None]:
         """Let the first process of a group, if any, go first."""
         return self._joined.rank_zero_first() if self._joined else nullcontext()
@@ -374,7 +399,8 @@ class Experiment:
         for path in (*siblings, *sorted(runs.glob("trainings/*/run.json"))):
             try:
                 other = load_run(path.parent)
-                if other.get("base_key") != self.record.known["base_key"] or changed(path.parent, other, *FILES[1:]):
+                made = other.get("base_key"), other.get("versions", {}).get("fairnb")
+                if made != (self.record.known["base_key"], version("fairnb")) or changed(path.parent, other, *FILES[1:]):
                     continue
                 whole = [name for name in SHARED if name not in FILES and (path.parent / name).exists()]
                 for name in (FILES[0], *whole):
@@ -390,9 +416,9 @@ class Experiment:
 
     def _surroundings(self) -> dict[str, Any]:
         name = torch.cuda.get_device_name() if self.device == "cuda" else platform.processor() or platform.machine()
-        device = {"type": self.device, "name": name, "threads": torch.get_num_threads()}
-        versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-        return {"device": device, "git_revision": git_revision(), "versions": versions, "base_from": self.parameters.run}
+        device = {"type": self.device, "name": name, "precision": self.precision, "threads": torch.get_num_threads()}
+        made_with = {"python": platform.python_version(), **versions()}
+        return {"device": device, "git_revision": git_revision(), "versions": made_with, "base_from": self.parameters.run}
 
     def _peak_memory(self) -> dict[str, float]:
         """Peak memory of this process, and of its GPU, in 10⁹ bytes."""

@@ -1,5 +1,6 @@
 import errno
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -244,6 +245,25 @@ def test_one_process_at_a_time_works_in_a_run_and_others_may_read(celeba, done, 
             run.search("label thresholds")
     monkeypatch.setattr("fairnb.run.record.alone", lambda *_, **__: pytest.fail("a finished run was written to"))
     experiment(celeba, tmp_path).search("multi-task")
+
+
+def test_other_versions_and_another_precision_are_told(celeba, done, tmp_path, capsys, monkeypatch):
+    shutil.copytree(done.folder, tmp_path / "one")
+    file = tmp_path / "one" / "run.json"
+    capsys.readouterr()
+    experiment(celeba, tmp_path)
+    assert not capsys.readouterr().out
+    known = json.loads(file.read_text(encoding="utf-8"))
+    save_json(file, known | {"versions": known["versions"] | {"fairnb": "0.0.1"}})
+    experiment(celeba, tmp_path)
+    assert re.match(r"^one was begun with fairnb 0\.0\.1 \(now .*\): what is added may", capsys.readouterr().out)
+    later = experiment(celeba, tmp_path, "two")  # an older version's training is not taken for its own
+    monkeypatch.setattr("fairnb.experiment.train_base", lambda *_, **__: pytest.fail("trains for itself"))
+    with pytest.raises(pytest.fail.Exception, match="trains for itself"):
+        later.base_model()
+    save_json(file, known | {"device": known["device"] | {"precision": "bf16-mixed"}, "base_key": "another"})
+    with pytest.raises(ValueError, match="it was trained on cpu in bf16-mixed, and this would be cpu in 32-true"):
+        experiment(celeba, tmp_path)
 
 
 def test_other_images_are_refused(celeba, tmp_path):

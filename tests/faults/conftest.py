@@ -6,12 +6,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 import torch
 
+from fairnb.book.chapters import OPENS_RUN
 from fairnb.run.files import save_table
-from tests.faults.work import opened, project, search
+from tests.faults.work import CHAPTERS, opened, project, search
 
 COLUMNS = ["fault", "done to", "rounds", "went on by itself", "named in a line", "results lost"]
 told = pytest.StashKey[list[list[str | int]]]()
@@ -47,6 +49,20 @@ def searched(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with both searches; not to be written to."""
     root = Path(shutil.copytree(trained, tmp_path_factory.mktemp("searched") / "root"))
     search(root)
+    return root
+
+
+@pytest.fixture(scope="package")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with two chapters, the second of which needs the run of the first."""
+    root = project(tmp_path_factory.mktemp("written") / "root")
+    for name, body in CHAPTERS.items():
+        cells = [nbformat.v4.new_markdown_cell("# Title", id="title")]
+        parameters = nbformat.v4.new_code_cell("run = 'r'  # name", id="given", metadata={"tags": ["parameters"]})
+        cells += [parameters, nbformat.v4.new_code_cell(body, id="body", metadata={"tags": [OPENS_RUN]})]
+        page = nbformat.v4.new_notebook(cells=cells)
+        page.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(page, root / "notebooks" / f"{name}.ipynb")
     return root
 
 

@@ -5,17 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import nbformat
-import pytest
-
-from fairnb.book.chapters import OPENS_RUN
-from tests.faults.work import ROOT, chapters, done, few_or_many, kills, places, project, render, search, train
-
-OPEN = "from fairnb.experiment import Experiment\nexperiment = Experiment.open(run)\n"
-CHAPTERS = {
-    "00_the_drawn_faces": f"{OPEN}experiment.features()['test'].x.sum()",
-    "01_search": f"{OPEN}experiment.search('multi-task').picked",
-}
+from tests.faults.work import CHAPTERS, ROOT, chapters, done, few_or_many, kills, places, render, search, train
 
 
 @few_or_many(2, 20)
@@ -28,20 +18,6 @@ def test_a_training_is_killed(tmp_path, tell, rounds):
 def test_a_search_is_killed(trained, tmp_path, tell, rounds):
     lost = kills(places(tmp_path, trained), search, rounds)
     tell("SIGKILL at a random moment", "searches: dynamic weighting, multi-task", went_on=rounds - lost, lost=lost)
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    """A project with two chapters, the second of which needs the run of the first."""
-    root = project(tmp_path_factory.mktemp("written") / "root")
-    for name, body in CHAPTERS.items():
-        cells = [nbformat.v4.new_markdown_cell("# Title", id="title")]
-        parameters = nbformat.v4.new_code_cell("run = 'r'  # name", id="given", metadata={"tags": ["parameters"]})
-        cells += [parameters, nbformat.v4.new_code_cell(body, id="body", metadata={"tags": [OPENS_RUN]})]
-        page = nbformat.v4.new_notebook(cells=cells)
-        page.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        nbformat.write(page, root / "notebooks" / f"{name}.ipynb")
-    return root
 
 
 @few_or_many(0, 20)

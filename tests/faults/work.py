@@ -35,6 +35,11 @@ GIVEN = RECIPE.model_dump() | {
     "drawn": [64, 40, 40], "resize": 34, "image_size": 32, "epochs": 4, "batch_size": 16, "min_positives": 2,
     "particles": 20, "iterations": 60, "tolerance": 0.1, "device": "cpu", "targets": ["Smiling", "Young", "Bangs"],
 }  # fmt: skip
+OPEN = "from fairnb.experiment import Experiment\nexperiment = Experiment.open(run)\n"
+CHAPTERS = {
+    "00_the_drawn_faces": f"{OPEN}experiment.features()['test'].x.sum()",
+    "01_search": f"{OPEN}experiment.search('multi-task').picked",
+}
 METHODS = ("dynamic weighting", "multi-task")
 forks = multiprocessing.get_context("forkserver")
 forks.set_forkserver_preload(["tests.faults.work"])
