@@ -61,12 +61,12 @@ def load(folder: Path) -> tuple[dict[str, Any], FromPixels]:
     """
     if missing := [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]:
         raise FileNotFoundError(f"{folder} is no exported model: there is no {some(missing)} (`fairnb export` makes them)")
-    config = load_json(folder / "config.json", *NEEDED)
+    config = load_json(folder / "config.json", "format")
     if config.get("format") != FORMAT:
         raise ValueError(
             f"{folder} was exported by another version of fairnb (format {config.get('format')}): export it anew"
         )
-    network = plain(config)
+    network = plain(load_json(folder / "config.json", *NEEDED))
     try:
         network.load_state_dict(load_tensors(folder / "model.safetensors"))
     except RuntimeError as error:

@@ -114,7 +114,7 @@ class Record:
 
 def load_run(folder: Path) -> dict[str, Any]:
     """Content of a run's `run.json`. A damaged file or an older format raises ValueError."""
-    known = load_json(path := folder / "run.json", "parameters", "stages")
+    known = load_json(path := folder / "run.json", "parameters")
     if known.get("format") != FORMAT:
         raise ValueError(f"{folder} was made by an earlier version of fairnb: give this run another name, or delete it")
     try:

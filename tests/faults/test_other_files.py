@@ -84,7 +84,7 @@ def test_a_sweeps_files_are_named(tmp_path, tell, damage, monkeypatch):
 @pytest.mark.parametrize("damage", CUT)
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_an_exported_folder_is_named(tmp_path, tell, name, damage):
-    save_json(tmp_path / "config.json", dict.fromkeys(NEEDED, 1))
+    save_json(tmp_path / "config.json", dict.fromkeys(NEEDED, 1) | {"format": 1})
     save_tensors(tmp_path / "model.safetensors", {}, format="pt")
     path: Path = tmp_path / name
     path.write_bytes(DAMAGES[damage](path.read_bytes(), random.Random(damage)))

@@ -195,8 +195,11 @@ def kills(begin: Callable[[], Path], do: Callable[[Path], None], rounds: int, se
         root = begin()
         work = Work.begin(do, root)
         time.sleep(draw.uniform(0, longest))
-        killed += work.kill()
-        done(do, root)
+        if work.kill():
+            killed += 1
+            done(do, root)
+        else:
+            longest *= 0.9  # it was over
         if (found := seen(root)) != wanted:
             lost += 1
             print("other results:", [name for name in wanted | found if wanted.get(name) != found.get(name)])
