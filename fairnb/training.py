@@ -191,26 +191,30 @@ class _Training:
         self.since = time.perf_counter()
         with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):  # no other GPU
             for step, own, images in zip(left, mine, self._waited(self.feed.batches(mine)), strict=False):
-                count = len(batches[step])
-                draw = seeded(recipe.seed, "epoch", epoch, "step", step)
-                places = random_places(count, (images.shape[1], images.shape[2]), recipe.image_size, draw)
-                torch.manual_seed(int(torch.randint(2**62, (), generator=draw)) + rank)  # dropout takes no generator
-                inputs = normalise(cut_squares(images, recipe.image_size, *(part[rank::world] for part in places)))
-                targets = fabric.to_device(self.faces.labels[own].float())
-                domain = None if self.model.domains == 1 else fabric.to_device(self.faces.group[own])
-                weight = None if self.weight is None else fabric.to_device(self.weight[own])
-                loss = binary_cross_entropy_with_logits(self.network(inputs, domain).float(), targets, weight)
-                loss = loss * (len(own) * world / count)  # DDP's mean over processes is then the mean over images
-                if recipe.schedule == "one-cycle":
-                    share = one_cycle((epoch - 1) * self.size + step, recipe.epochs * self.size)
-                    self.adam.param_groups[0]["lr"] = recipe.learning_rate * share
-                self.optimizer.zero_grad()
-                fabric.backward(loss)
-                self.optimizer.step()
-                losses.append(loss.detach())
+                losses.append(self._step(epoch, step, own, images, len(batches[step])))
                 if len(losses) == every or step == left[-1]:
                     self._look(batches, losses, bar, stop)
                     losses.clear()
+
+    def _step(self, epoch: int, step: int, rows: Tensor, images: Tensor, count: int) -> Tensor:
+        """Learn from this process's `rows` of a batch of `count` images; its loss, [], which nobody has waited for."""
+        fabric, recipe, rank, world = self.fabric, self.recipe, self.fabric.global_rank, self.fabric.world_size
+        draw = seeded(recipe.seed, "epoch", epoch, "step", step)
+        places = random_places(count, (images.shape[1], images.shape[2]), recipe.image_size, draw)
+        torch.manual_seed(int(torch.randint(2**62, (), generator=draw)) + rank)  # dropout takes no generator
+        inputs = normalise(cut_squares(images, recipe.image_size, *(part[rank::world] for part in places)))
+        targets = fabric.to_device(self.faces.labels[rows].float())
+        domain = None if self.model.domains == 1 else fabric.to_device(self.faces.group[rows])
+        weight = None if self.weight is None else fabric.to_device(self.weight[rows])
+        loss = binary_cross_entropy_with_logits(self.network(inputs, domain).float(), targets, weight)
+        loss = loss * (len(rows) * world / count)  # DDP's mean over processes is then the mean over images
+        if recipe.schedule == "one-cycle":
+            share = one_cycle((epoch - 1) * self.size + step, recipe.epochs * self.size)
+            self.adam.param_groups[0]["lr"] = recipe.learning_rate * share
+        self.optimizer.zero_grad()
+        fabric.backward(loss)
+        self.optimizer.step()
+        return loss.detach()
 
     def _look(self, batches: list[Tensor], losses: list[Tensor], bar: tqdm, stop: Requests) -> None:
         """Read and show the losses of the last steps, and stop if asked; all processes see the same."""
