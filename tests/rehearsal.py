@@ -48,13 +48,15 @@ TOLD: dict[str, Any] = {
 class Generator(torch.Generator):
     """A generator that says it is on the device it was asked for, and draws on the CPU."""
 
+    place: torch.device
+
     def __new__(cls, device: Any = "cpu") -> Generator:
-        made = super().__new__(cls, CPU)
+        made = super().__new__(cls, CPU)  # type: ignore[call-arg]
         made.place = torch.device(device)
         return made
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> torch.device:  # type: ignore[override]
         return self.place
 
 

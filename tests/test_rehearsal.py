@@ -4,7 +4,13 @@ The whole road runs on a rehearsed "cuda", from images to a model that is taken 
 of the swarms and a step of the training keep no host waiting, and results are the CPU's where both draw the same numbers.
 """
 
+import re
+import subprocess
+import sys
+from argparse import Namespace
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -154,11 +160,17 @@ def test_every_method_finds_on_a_gpu_what_it_finds_on_the_cpu(gpu, monkeypatch, 
 @pytest.mark.parametrize("name", [name for name, one in METHODS.items() if one.library])
 def test_methods_of_other_libraries_search_on_the_cpu(gpu, monkeypatch, name):
     monkeypatch.setattr(Method, "require", lambda _: None)
-    seen = []
-    method = replace(METHODS[name], find=lambda problem, given: seen.append(problem) or label_thresholds(problem))
+
+    def find(problem, given):
+        parts = (*problem.features.tensors().values(), problem.start, problem.base)
+        assert all(type(part) is torch.Tensor for part in parts)
+        return label_thresholds(problem)
+
     problem = test_baselines.make()
-    method.search(replace(problem, features=problem.features.to(CUDA)), GIVEN)
-    assert all(type(part) is torch.Tensor for part in (*seen[0].features.tensors().values(), seen[0].start, seen[0].base))
+    there = replace(problem, features=problem.features.to(CUDA))
+    assert same(
+        replace(METHODS[name], find=find).search(there, GIVEN).heads.weights, label_thresholds(problem).heads.weights
+    )
 
 
 @pytest.mark.parametrize(
@@ -251,7 +263,7 @@ def test_the_whole_road_runs_on_a_gpu(gpu, celeba, tmp_path, monkeypatch):
         tables.append(experiment.labels())
         problem = experiment.problem(device=experiment.device)
         assert problem.start.device.type == problem.generator("").device.type == experiment.device
-    pd.testing.assert_frame_equal(*tables)
+    pd.testing.assert_frame_equal(tables[0], tables[1])
 
     def written(path, network, config):  # the exporter has fake tensors of its own
         assert all(type(one) is nn.Parameter for one in network.parameters()), "what is written lies on the CPU"
@@ -272,7 +284,7 @@ def test_a_module_on_a_gpu_is_mitigated(gpu):
     x, group = torch.randn(600, 6, generator=draw), torch.randint(2, (600,), generator=draw)
     labels = x[:, :2] + 0.5 * torch.randn(600, 2, generator=draw) > 0.5
     batches = list(zip(x.split(100), labels.split(100), group.split(100), strict=True))
-    given = {"particles": 8, "iterations": 2, "noise": 0.0, "names": ["a", "b"]}
+    given: Any = {"particles": 8, "iterations": 2, "noise": 0.0, "names": ["a", "b"]}
     expected = mitigate(batches[:3], batches[3:], module=module, **given)
     found = mitigate(batches[:3], batches[3:], module=module.to(CUDA), **given)
     assert same(found.head, expected.head)
@@ -284,3 +296,29 @@ def test_precision_and_devices_are_what_the_card_has(gpu, monkeypatch):
     assert make_fabric("cuda").device == CUDA
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda *_, **__: False)
     assert resolve() == ("cuda", "32-true")
+
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def test_the_benchmark_says_that_it_was_not_run(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from gpu import PARTS, alone, main
+
+    monkeypatch.setattr("sys.argv", ["gpu.py"])
+    assert main() == 77
+    assert capsys.readouterr().out == "not run: there is no GPU on this machine\n"
+    assert sum(seconds for _, seconds in PARTS.values()) <= 600
+    assert alone("layers", Namespace(device="cpu", small=True), 0.01) == "not finished within 0 s"
+    monkeypatch.setattr("sys.argv", ["gpu.py", "--device", "cpu", "--minutes", "0", "--only", "layers"])
+    assert main() == 1
+    assert "no time left" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_all_of_the_benchmark_but_the_book_runs_in_small_on_a_cpu():
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--device", "cpu", "--small", "--here", "--only"]
+    done = subprocess.run([*command, "training", "iteration", "layers", "tables"], capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stderr  # in small an iteration is longer than its product
+    assert "the CPU's base                        0.00000" in done.stdout
+    assert len(re.findall(r"(True|False)$", done.stdout, re.MULTILINE)) == 8  # claims
