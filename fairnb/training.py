@@ -50,9 +50,10 @@ def train_base(faces: Faces, recipe: Recipe, folder: str | Path, feed: Feed, *, 
     The folder receives `FILES`, a checkpoint meanwhile, and logs in `tensorboard/` if asked; all processes that train
     together must see it. `feed` gives the images, scaled and cropped by the recipe.
 
-    ValueError: an unknown backbone or weights, unreadable images, a batch that the processes cannot share, a folder that
-    holds another training or one under way, or a loss that is not finite. FileNotFoundError: no pretrained weights. OSError:
-    a folder that cannot be written to, or no room for the checkpoints. KeyboardInterrupt: stopped by a signal, and saved.
+    ValueError: an unknown backbone or weights, no compiler for `compiled`, unreadable images, a batch that the processes
+    cannot share, a folder that holds another training or one under way, or a loss that is not finite. FileNotFoundError: no
+    pretrained weights. OSError: a folder that cannot be written to, or no room for the checkpoints. KeyboardInterrupt:
+    stopped by a signal, and saved.
     """
     folder, fabric = Path(folder), feed.fabric
     model = build_model(
@@ -70,6 +71,8 @@ def train_base(faces: Faces, recipe: Recipe, folder: str | Path, feed: Feed, *, 
         with alone(folder) if fabric.is_global_zero else nullcontext():
             if fabric.is_global_zero:
                 refuse_little_room(folder, model)
+            if recipe.compiled:
+                _try_compiler(fabric.device)
             feed.prepare()
             _Training(fabric, model, faces, recipe, folder, feed, key, tensorboard).run()
             fabric.barrier()
@@ -317,3 +320,11 @@ def _try_one_batch(model: MultiLabelNet, recipe: Recipe) -> None:
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{recipe.backbone} does not take images of {recipe.image_size} pixels: {reason}") from None
+
+
+def _try_compiler(device: torch.device) -> None:
+    """Refuse `compiled` where torch.compile finds no compiler, likewise before any images are decoded."""
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
+    except RuntimeError as error:  # of which all its errors are
+        raise ValueError(f"compiled=True, but torch.compile fails here: {str(error).splitlines()[0]}") from None

@@ -121,8 +121,10 @@ class Rehearsal(TorchDispatchMode):
             return tree_map(_on_cuda, value)
         if func in COPIES and _waits_for_copy(func, args, kwargs, found):
             self.waits[f"{func} between devices"] += 1
-        if func in INDEXING and any(isinstance(one, Tensor) and one.dtype == torch.bool for one in args[1]):
-            self.waits[f"{func} by truth values"] += 1
+        if func in INDEXING and any(
+            isinstance(one, Tensor) and (one.dtype == torch.bool or one.device == CPU) for one in args[1]
+        ):
+            self.waits[f"{func} by truth values, or by indices of the host"] += 1
         if isinstance(found, FakeTensor) and not found.is_cuda:
             return value
         recorded = (

@@ -28,7 +28,7 @@ from fairnb.heads import Heads, Scorer, uei_and_error
 from fairnb.methods import METHODS, Method, Parameters, recalibration
 from fairnb.methods.thresholds import label_thresholds
 from fairnb.metrics import contingency_table
-from fairnb.run.device import make_fabric, resolve
+from fairnb.run.device import join_group, make_fabric, resolve
 from fairnb.run.parameters import Swarm
 from fairnb.swarm.mopso import mopso
 from fairnb.training import train_base
@@ -69,6 +69,7 @@ def test_a_mix_of_devices_is_refused(gpu):
         lambda x: x.sum().item(), lambda x: bool(x.any()), lambda x: x.nonzero(), lambda x: x[x > 0.5], lambda x: x.cpu(),
         lambda x: x.tolist(), lambda x: x.new_tensor([1.0]), lambda x: x.copy_(torch.ones(3, 4)),
         lambda x: x.masked_select(x > 0.5), lambda x: torch.ones(3, 4).to(CUDA), lambda x: x.unique(),
+        lambda x: x[torch.tensor([0])],
     ],
 )  # fmt: skip
 def test_whatever_keeps_the_host_waiting_is_counted(gpu, wait):
@@ -294,8 +295,28 @@ def test_a_module_on_a_gpu_is_mitigated(gpu):
 def test_precision_and_devices_are_what_the_card_has(gpu, monkeypatch):
     assert resolve() == ("cuda", "bf16-mixed")
     assert make_fabric("cuda").device == CUDA
-    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda *_, **__: False)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert resolve() == ("cuda", "32-true")
+    assert resolve(precision="bf16-mixed") == ("cuda", "bf16-mixed")  # slow, but asked for
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **_: False)
+    with pytest.raises(ValueError, match="precision='bf16-mixed' is beyond this GPU, a rehearsed GPU: choose '32-true'"):
+        resolve(precision="bf16-mixed")
+    with pytest.raises(ValueError, match="devices=2, but this machine has 1 for device 'cuda'"):
+        join_group("cuda", devices=2)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    with pytest.raises(ValueError, match="devices=3, but this machine has 1 for device 'mps'"):
+        join_group("mps", devices=3)
+
+
+def test_a_machine_without_a_compiler_is_named(faces, tmp_path, monkeypatch):
+    def none(_):
+        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nSet TORCHDYNAMO_VERBOSE=1")
+
+    monkeypatch.setattr(torch, "compile", none)
+    with pytest.raises(ValueError, match=r"compiled=True, but torch.compile fails here: Invalid.* compiler found$"):
+        train(faces, tmp_path, "cpu", RECIPE.but(compiled=True))
+    assert not (tmp_path / "cache").exists()
 
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
