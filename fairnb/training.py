@@ -50,9 +50,10 @@ def train_base(faces: Faces, recipe: Recipe, folder: str | Path, feed: Feed, *, 
     The folder receives `FILES`, a checkpoint meanwhile, and logs in `tensorboard/` if asked; all processes that train
     together must see it. `feed` gives the images, scaled and cropped by the recipe.
 
-    ValueError: an unknown backbone or weights, unreadable images, a batch that the processes cannot share, a folder that
-    holds another training or one under way, or a loss that is not finite. FileNotFoundError: no pretrained weights. OSError:
-    a folder that cannot be written to, or no room for the checkpoints. KeyboardInterrupt: stopped by a signal, and saved.
+    ValueError: an unknown backbone or weights, no compiler for `compiled`, unreadable images, a batch that the processes
+    cannot share, a folder that holds another training or one under way, or a loss that is not finite. FileNotFoundError: no
+    pretrained weights. OSError: a folder that cannot be written to, or no room for the checkpoints. KeyboardInterrupt:
+    stopped by a signal, and saved.
     """
     folder, fabric = Path(folder), feed.fabric
     model = build_model(
@@ -70,6 +71,8 @@ def train_base(faces: Faces, recipe: Recipe, folder: str | Path, feed: Feed, *, 
         with alone(folder) if fabric.is_global_zero else nullcontext():
             if fabric.is_global_zero:
                 refuse_little_room(folder, model)
+            if recipe.compiled:
+                _try_compiler(fabric.device)
             feed.prepare()
             _Training(fabric, model, faces, recipe, folder, feed, key, tensorboard).run()
             fabric.barrier()
@@ -191,26 +194,30 @@ class _Training:
         self.since = time.perf_counter()
         with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):  # no other GPU
             for step, own, images in zip(left, mine, self._waited(self.feed.batches(mine)), strict=False):
-                count = len(batches[step])
-                draw = seeded(recipe.seed, "epoch", epoch, "step", step)
-                places = random_places(count, (images.shape[1], images.shape[2]), recipe.image_size, draw)
-                torch.manual_seed(int(torch.randint(2**62, (), generator=draw)) + rank)  # dropout takes no generator
-                inputs = normalise(cut_squares(images, recipe.image_size, *(part[rank::world] for part in places)))
-                targets = fabric.to_device(self.faces.labels[own].float())
-                domain = None if self.model.domains == 1 else fabric.to_device(self.faces.group[own])
-                weight = None if self.weight is None else fabric.to_device(self.weight[own])
-                loss = binary_cross_entropy_with_logits(self.network(inputs, domain).float(), targets, weight)
-                loss = loss * (len(own) * world / count)  # DDP's mean over processes is then the mean over images
-                if recipe.schedule == "one-cycle":
-                    share = one_cycle((epoch - 1) * self.size + step, recipe.epochs * self.size)
-                    self.adam.param_groups[0]["lr"] = recipe.learning_rate * share
-                self.optimizer.zero_grad()
-                fabric.backward(loss)
-                self.optimizer.step()
-                losses.append(loss.detach())
+                losses.append(self._step(epoch, step, own, images, len(batches[step])))
                 if len(losses) == every or step == left[-1]:
                     self._look(batches, losses, bar, stop)
                     losses.clear()
+
+    def _step(self, epoch: int, step: int, rows: Tensor, images: Tensor, count: int) -> Tensor:
+        """Learn from this process's `rows` of a batch of `count` images; its loss, [], which nobody has waited for."""
+        fabric, recipe, rank, world = self.fabric, self.recipe, self.fabric.global_rank, self.fabric.world_size
+        draw = seeded(recipe.seed, "epoch", epoch, "step", step)
+        places = random_places(count, (images.shape[1], images.shape[2]), recipe.image_size, draw)
+        torch.manual_seed(int(torch.randint(2**62, (), generator=draw)) + rank)  # dropout takes no generator
+        inputs = normalise(cut_squares(images, recipe.image_size, *(part[rank::world] for part in places)))
+        targets = fabric.to_device(self.faces.labels[rows].float())
+        domain = None if self.model.domains == 1 else fabric.to_device(self.faces.group[rows])
+        weight = None if self.weight is None else fabric.to_device(self.weight[rows])
+        loss = binary_cross_entropy_with_logits(self.network(inputs, domain).float(), targets, weight)
+        loss = loss * (len(rows) * world / count)  # DDP's mean over processes is then the mean over images
+        if recipe.schedule == "one-cycle":
+            share = one_cycle((epoch - 1) * self.size + step, recipe.epochs * self.size)
+            self.adam.param_groups[0]["lr"] = recipe.learning_rate * share
+        self.optimizer.zero_grad()
+        fabric.backward(loss)
+        self.optimizer.step()
+        return loss.detach()
 
     def _look(self, batches: list[Tensor], losses: list[Tensor], bar: tqdm, stop: Requests) -> None:
         """Read and show the losses of the last steps, and stop if asked; all processes see the same."""
@@ -313,3 +320,11 @@ def _try_one_batch(model: MultiLabelNet, recipe: Recipe) -> None:
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{recipe.backbone} does not take images of {recipe.image_size} pixels: {reason}") from None
+
+
+def _try_compiler(device: torch.device) -> None:
+    """Refuse `compiled` where torch.compile finds no compiler, likewise before any images are decoded."""
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
+    except RuntimeError as error:  # of which all its errors are
+        raise ValueError(f"compiled=True, but torch.compile fails here: {str(error).splitlines()[0]}") from None

@@ -21,7 +21,8 @@ def cut_squares(images: Tensor, size: int, top: Tensor, left: Tensor, flip: Tens
     torchvision crops a whole batch at one place.
     """
     (b, height, width, _), device = images.shape, images.device
-    top, left, flip = (part.to(device) for part in (top, left, flip))  # a few bytes; pixel indices would be megabytes
+    # A few bytes; pixel indices would be megabytes. A copy that blocks would wait for all that a GPU has been given so far.
+    top, left, flip = (part.to(device, non_blocking=True) for part in (top, left, flip))
     across = torch.arange(size, device=device)
     y, x = top + across, left + torch.where(flip, size - 1 - across, across)  # [B, size]
     row = torch.arange(b, device=device)[:, None, None] * height + y[:, :, None]  # of all images' rows
@@ -39,4 +40,5 @@ def normalise(images: Tensor) -> Tensor:
     """uint8 0..255 to float32, standardised by ImageNet's mean and standard deviation."""
     from torchvision.transforms.v2 import functional as F
 
-    return F.normalize(F.to_dtype(images, torch.float32, scale=True), IMAGENET_MEAN, IMAGENET_STD, inplace=True)
+    mean, std = (torch.tensor(part).to(images.device, non_blocking=True) for part in (IMAGENET_MEAN, IMAGENET_STD))
+    return F.normalize(F.to_dtype(images, torch.float32, scale=True), mean, std, inplace=True)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def resolve(device: str = "auto", precision: str = "auto") -> tuple[str, str]:
-    """Device and precision that 'auto' stands for on this machine. An absent device raises ValueError."""
+    """Device and precision that 'auto' stands for on this machine; ValueError if it lacks the device or the precision."""
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "auto": True, "cpu": True}
     if not present.get(device):
         raise ValueError(f"device {device!r} is not on this machine: choose 'cpu', or 'auto' for the best there is")
@@ -22,6 +22,10 @@ def resolve(device: str = "auto", precision: str = "auto") -> tuple[str, str]:
         on_gpu = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         on_cpu = device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
         precision = "bf16-mixed" if on_gpu or on_cpu else "32-true"
+    if (device, precision) == ("cuda", "bf16-mixed") and not torch.cuda.is_bf16_supported():
+        raise ValueError(
+            f"precision={precision!r} is beyond this GPU, {torch.cuda.get_device_name()}: choose '32-true', or 'auto'"
+        )
     return device, precision
 
 
@@ -51,8 +55,9 @@ def join_group(device: str = "auto", precision: str = "auto", devices: int = 1, 
                 "machines: leave the two parameters out where torchrun or fabric run starts the processes"
             )
         devices, num_nodes = here, nodes
-    if device == "cuda" and devices > torch.cuda.device_count():
-        raise ValueError(f"devices={devices}, but this machine has {torch.cuda.device_count()} GPUs")
+    there = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device, devices)
+    if devices > there:
+        raise ValueError(f"devices={devices}, but this machine has {there} for device {device!r}")
     if devices * num_nodes == 1:
         return make_fabric(device, precision)
     if os.environ.get("LT_CLI_USED") == "1":  # `fabric run` holds the other settings and has launched
