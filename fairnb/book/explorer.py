@@ -9,6 +9,7 @@ follows the rule of `fairnb.methods.pick.pick`.
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from html import escape
 from typing import Any
@@ -18,6 +19,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from fairnb.book.tables import readable
 from fairnb.data import Faces
 from fairnb.features import Features
 from fairnb.heads import Scorer
@@ -40,7 +42,7 @@ SLIDERS = (  # a parameter, its highest value and step there, and the words befo
     ("min_recall", 1.0, 0.01, "Recall of every group from "),
 )
 WIDTH, STEP = 220, 16  # pixels of a panel, which fits a phone with its axis, and of a label's row
-NAME, BARS = 130, 60  # pixels of a group's name, and of its bars with the room around them
+NAME, BARS = 130, 60  # pixels of a group's or label's name, and of a group's bars with the room around them
 GRID = "#88888855"  # visible on white and on black
 DESCRIPTION = "The chosen label's front, its models on test, their underestimation scores by group, and every label"
 STYLE = """<style>
@@ -94,22 +96,25 @@ def candidates(
     The multi-task search is of the labels `searched`, bool [L]; `heads`, [L, D + 1], are the base model's, `thresholds`
     those with one threshold per label. Returns columns label, kind, uei_valid, accuracy_valid, fpr_gap_valid (the largest
     gap of false positive rates between groups), recall_valid (the lowest true positive rate of a group), uei, accuracy, and
-    each group's US on test under its name. A label's first row is the base model, its second the threshold, the others the
-    front by rising UEI.
+    each group's US on test under its name, which may be that of another column. A label's first row is the base model, its
+    second the threshold, the others the front by rising UEI.
     """
+    names = list(map(readable, faces.label_names))
+    names = names if len(set(names)) == len(names) else list(faces.label_names)
     tables, fronts = [], zip(search.fronts.along(), search.fronts.positions, strict=True)
     for label, (places, front) in zip(searched.nonzero().flatten(), fronts, strict=True):
         models = torch.cat([heads[label].unsqueeze(0), thresholds[label].unsqueeze(0), front[places].to(heads)]).unsqueeze(0)
         parts = (features[split] for split in ("valid", "test"))
         valid, test = (Scorer(replace(part, labels=part.labels[:, label].unsqueeze(1)))(models)[0] for part in parts)
         columns = {
-            "label": faces.label_names[label].replace("_", " "), "kind": [*KINDS[:2], *[KINDS[2]] * len(places)],
+            "label": names[label], "kind": [*KINDS[:2], *[KINDS[2]] * len(places)],
             "uei_valid": underestimation_index(valid), "accuracy_valid": accuracy(valid),
             "fpr_gap_valid": rate_gap(false_positive_rate(valid)), "recall_valid": lowest_rate(true_positive_rate(valid)),
             "uei": underestimation_index(test), "accuracy": accuracy(test),
-            **dict(zip(faces.group_names, underestimation_score(test).unbind(1), strict=True)),
         }  # fmt: skip
-        tables.append(pd.DataFrame({k: v.tolist() if isinstance(v, Tensor) else v for k, v in columns.items()}))
+        table = pd.DataFrame({k: v.tolist() if isinstance(v, Tensor) else v for k, v in columns.items()})
+        by_group = pd.DataFrame(underestimation_score(test).tolist(), columns=list(faces.group_names))
+        tables.append(pd.concat([table, by_group], axis=1))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -118,7 +123,7 @@ def explorer(table: pd.DataFrame, given: Parameters) -> alt.VConcatChart:
 
     The sliders start at a run's values. `no_label_worse` needs none: a label's pick never has a higher UEI on validation.
     """
-    groups: list[Any] = [name.replace("_", " ") for name in table.columns[COLUMNS:]]
+    groups: list[Any] = [readable(name) for name in table.columns[COLUMNS:]]
     fields: list[Any] = [f"us{place}" for place in range(len(groups))]  # Vega reads a dot in a name as a path
     named = alt.LookupData(pd.DataFrame({"field": fields, "group": groups}), key="field", fields=["group"])
     table = table.set_axis([*table.columns[:COLUMNS], *fields], axis=1)
@@ -189,10 +194,10 @@ def explorer(table: pd.DataFrame, given: Parameters) -> alt.VConcatChart:
         alt.Y("label:N"), x=alt.value(0), x2=alt.value(WIDTH),
         opacity=alt.condition(label, alt.value(0.25), alt.value(0.0)),
     ).add_params(label)  # fmt: skip
-    name = marked.transform_aggregate(groupby=["label"]).mark_text(align="right", fontSize=12, cursor="pointer").encode(
-        alt.Y("label:N"), x=alt.value(-6), text="label:N", tooltip="label:N"
-    )  # fmt: skip
-    fourth = alt.layer(row, rows, name).properties(width=WIDTH, height=alt.Step(STEP), title="Every label: choose a row")
+    written = marked.transform_aggregate(groupby=["label"])
+    written = written.mark_text(align="right", fontSize=12, limit=NAME, cursor="pointer")
+    written = written.encode(alt.Y("label:N"), x=alt.value(-6), text="label:N", tooltip="label:N")
+    fourth = alt.layer(row, rows, written).properties(width=WIDTH, height=alt.Step(STEP), title="Every label: choose a row")
     chart = alt.vconcat(top, third, second, fourth).add_params(*sliders)
     chart = chart.resolve_scale(color="independent", shape="independent")
     type_size = {"labelFontSize": 12, "titleFontSize": 12}
@@ -202,15 +207,24 @@ def explorer(table: pd.DataFrame, given: Parameters) -> alt.VConcatChart:
 
 def page(chart: alt.VConcatChart) -> str:
     """The chart as one self-contained HTML page, with 900 kB of Vega; the controls stand above it."""
-    text = str(chart.to_html(inline=True, embed_options={"actions": False, "renderer": "svg"}))
+    how: dict[str, Any] = {"embed_options": {"actions": False, "renderer": "svg"}, "json_kwds": {"cls": _InScript}}
+    with alt.data_transformers.enable("default", max_rows=None):  # as many labels as there are
+        text = str(chart.to_html(inline=True, **how))
     head = f'<meta name="viewport" content="width=device-width">\n<title>Pareto explorer</title>{STYLE}{SCRIPT}'
     text = text.replace("<html>\n<head>", f'<html lang="en">\n<head>\n{head}', 1)
     return text.replace(".catch(console.error);\n</script>", ".then(reachRows).catch(console.error);\n</script>", 1)
 
 
+class _InScript(json.JSONEncoder):
+    """Writes JSON that stands inside a script of a page, which `</script>` in a name would end."""
+
+    def encode(self, o: Any) -> str:
+        return super().encode(o).replace("<", "\\u003c")
+
+
 def frame(table: pd.DataFrame, given: Parameters) -> str:
     """`explorer` in a frame, for a notebook's output: it looks the same in JupyterLab and the book, without a kernel."""
-    height = 610 + 40 * len(SLIDERS) + STEP * table.label.nunique() + BARS * (len(table.columns) - COLUMNS)
+    height = 610 + 40 * len(SLIDERS) + STEP * table.iloc[:, 0].nunique() + BARS * (len(table.columns) - COLUMNS)
     style = f"width: 100%; max-width: {WIDTH + 160}px; --height: {height}px; "
     style += "height: var(--height); border: 0"  # a printed page takes less
     text = escape(page(explorer(table, given)))

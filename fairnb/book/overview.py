@@ -54,9 +54,10 @@ def counts(faces: Faces) -> pd.DataFrame:
 
 def labels(faces: Faces) -> pd.DataFrame:
     """Share of each label in each group of training, and the fewest positives of a group in validation and test."""
-    table = faces.prevalence("train").pivot(index="label", columns="group", values="share")
-    table = table.loc[list(faces.label_names), list(faces.group_names)]
-    return table.assign(**{"fewest positives": faces.fewest_positives().numpy()}).reset_index()
+    shares = faces.prevalence("train").share.to_numpy().reshape(len(faces.label_names), len(faces.group_names))
+    fewest = pd.DataFrame({"fewest positives": faces.fewest_positives().numpy()})
+    groups = pd.DataFrame(shares, columns=list(faces.group_names))  # one may be called label
+    return pd.concat([pd.DataFrame({"label": faces.label_names}), groups, fewest], axis=1)
 
 
 def page(data: Data, faces: Faces) -> str:

@@ -7,7 +7,11 @@ position, or with its value written on it, so that figures survive black-and-whi
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import unicodedata
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from itertools import cycle
 from typing import Any
 
@@ -16,6 +20,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import Normalize, TwoSlopeNorm, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, fontManager, get_font
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from torch import Tensor
@@ -26,6 +31,14 @@ CODES = ("0173b2", "de8f05", "029e73", "d55e00", "cc78bc", "ca9161", "fbafe4", "
 PALETTE = [to_rgb(f"#{code}") for code in CODES]  # seaborn's "colorblind"
 GROUP_COLOURS = [PALETTE[0], PALETTE[1], *PALETTE[4:]]  # blue and orange, as in the paper's Figure 1
 FEW_GROUPS = 4  # whose bars can be told apart
+LONGEST = 60  # letters of a name in a figure
+MISSING = "Glyph .* missing from font"  # matplotlib's warning; `words` tells it once
+UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn")  # categories of characters without a picture, such as those that turn the direction
+OTHER_SCRIPTS = (  # fonts, for names in letters that DejaVu lacks
+    "Noto Sans CJK JP", "Noto Sans JP", "Noto Sans CJK SC", "Noto Sans KR", "IPAexGothic", "IPAGothic", "TakaoGothic",
+    "WenQuanYi Zen Hei", "Hiragino Sans", "Yu Gothic", "MS Gothic", "Microsoft YaHei", "Malgun Gothic",
+    "Arial Unicode MS", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Emoji", "Segoe UI Emoji", "Segoe UI Symbol",
+)  # fmt: skip
 MEASURED = {"uei": "UEI (0 is ideal)", "accuracy": "accuracy"}  # titles of two panels
 GROUP_LOOKS = {  # by the prediction's use of the group: legend, marker, filling
     "unused": ("group unused", "o", PALETTE[0]),
@@ -43,15 +56,50 @@ def set_style() -> None:
     in_notebook = {"inline", "nbagg", "notebook", "widget"}
     if hasattr(shell, "kernel") and (used := plt.get_backend().lower()) not in in_notebook and "module://" not in used:
         shell.run_line_magic("matplotlib", "inline")
+    warnings.filterwarnings("ignore", MISSING)
     plt.style.use("seaborn-v0_8-whitegrid")
     look: Any = {"figure.dpi": 110, "savefig.bbox": "tight", "axes.prop_cycle": plt.cycler(color=PALETTE)}
     look |= {"font.size": 10.8, "axes.titlesize": "medium"} | dict.fromkeys(["xtick.labelsize", "ytick.labelsize"], 9.9)
-    plt.rcParams |= look | {"legend.fontsize": 9.9, "legend.frameon": True, "patch.force_edgecolor": True}
+    plt.rcParams |= (
+        look | {"font.family": families()} | {"legend.fontsize": 9.9, "legend.frameon": True, "patch.force_edgecolor": True}
+    )
 
 
-def words(name: str) -> str:
-    """A name as figures show it: spaces for underscores, and no formula between dollar signs."""
-    return name.replace("_", " ").replace("$", r"\$")
+def families() -> list[str]:
+    """The fonts of figures: matplotlib's own, then those on this machine that have the letters of other scripts."""
+    there = {font.name for font in fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in OTHER_SCRIPTS if name in there)]
+
+
+@contextmanager
+def in_every_script() -> Iterator[None]:
+    """Use `families` for figures made and saved here, without matplotlib's own warning of letters that all of them lack."""
+    with plt.rc_context({"font.family": families()}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", MISSING)
+        yield
+
+
+def words(name: object, longest: int = LONGEST) -> str:
+    """A name as figures show it, once: on one line, of at most `longest` letters, spaces for underscores, $ no formula.
+
+    Letters that no font of this machine has are boxes, and told by a warning.
+    """
+    plain = "".join(letter if letter.isspace() or unicodedata.category(letter) not in UNSEEN else "" for letter in str(name))
+    plain = " ".join(plain.replace("_", " ").split()) or ascii(name)
+    plain = plain if len(plain) <= longest else f"{plain[: longest - longest // 4 - 1]}…{plain[-(longest // 4) :]}"
+    if lacking := "".join(dict.fromkeys(letter for letter in plain if not _has_glyph(letter))):
+        _tell_once(f"no font here has {lacking!r}, and figures show boxes: install one, such as {OTHER_SCRIPTS[0]}")
+    return plain.replace("$", r"\$")
+
+
+@cache
+def _tell_once(note: str) -> None:
+    warnings.warn(note, stacklevel=3)
+
+
+@cache
+def _has_glyph(letter: str) -> bool:
+    return any(get_font(findfont(name)).get_char_index(ord(letter)) for name in families())
 
 
 def portraits(images: Sequence[Tensor], titles: Sequence[str], columns: int = 8) -> Figure:
@@ -63,7 +111,7 @@ def portraits(images: Sequence[Tensor], titles: Sequence[str], columns: int = 8)
         axis.set_axis_off()
     for axis, image, title in zip(grid.flat, images, titles, strict=False):
         axis.imshow(image.permute(1, 2, 0).numpy())
-        axis.set_title(words(title), fontsize=7, pad=2)
+        axis.set_title(words(title, 24), fontsize=7, pad=2)
     return figure
 
 
@@ -118,7 +166,7 @@ def beside_chance(labels: pd.DataFrame) -> Figure:
     axis.plot(table.uei, place, "o", color=PALETTE[0], markersize=5, label="UEI, and its interval")
     axis.set(xlabel="UEI (0 is ideal)")
     _from_zero(axis)
-    _finish(figure, list(map(words, table.label)), ncols=2, fontsize="small")
+    _finish(figure, table.label, ncols=2, fontsize="small")
     return figure
 
 
@@ -159,11 +207,11 @@ def comparison(labels: pd.DataFrame) -> Figure:
         axis.hlines(place, table.min(axis=1), table.max(axis=1), color="0.65", linewidth=1.5, zorder=1)
         for method in methods:
             colour, marker = METHODS[method].colour, METHODS[method].marker
-            axis.scatter(table[method], place, color=colour, marker=marker, s=28, label=method, zorder=2)
+            axis.scatter(table[method], place, color=colour, marker=marker, s=28, label=words(method), zorder=2)
             axis.axvline(table[method].mean(), color=colour, linestyle=":", linewidth=1.2)
         axis.set(xlabel=f"{title}; dotted: mean over labels")
     _from_zero(axes[0])
-    _finish(figure, list(map(words, order)), ncols=len(methods))
+    _finish(figure, order, ncols=len(methods))
     return figure
 
 
@@ -220,8 +268,8 @@ def label_changes(table: pd.DataFrame) -> Figure:
             x, y = rows.change[these], place[these]
             axis.scatter(x, y, marker=marker, color=face, edgecolor=colour, s=32, zorder=3, label=name)
         axis.axvline(0, color="red", linewidth=1.2)
-        axis.set(xlabel="change of UEI on test", title=method)
-    _finish(figure, list(map(words, order)), ncols=3, fontsize="small")
+        axis.set(xlabel="change of UEI on test", title=words(method))
+    _finish(figure, order, ncols=3, fontsize="small")
     return figure
 
 
@@ -235,8 +283,8 @@ def ablation(table: pd.DataFrame) -> Figure:
         place = np.arange(len(settings)) + (k - (len(datasets) - 1) / 2) * 0.25
         for axis, column in zip(axes, ("uei", "accuracy"), strict=True):
             axis.hlines(place, rows[f"{column}_low"], rows[f"{column}_high"], color=colour, linewidth=2)
-            axis.scatter(rows[column], place, color=colour, label=data, marker=marker, s=30, zorder=3)
-        look = {"facecolor": "white", "edgecolor": colour, "label": f"{data}, where picked"}
+            axis.scatter(rows[column], place, color=colour, label=words(data), marker=marker, s=30, zorder=3)
+        look = {"facecolor": "white", "edgecolor": colour, "label": f"{words(data)}, where picked"}
         axes[0].scatter(rows.uei_pick, place, marker=marker, s=30, zorder=3, **look)
     axes[0].set(xlabel="mean UEI (0 is ideal)")
     axes[1].set(xlabel="mean accuracy on test")
@@ -273,7 +321,7 @@ def by_cell(table: pd.DataFrame, value: str, title: str) -> Figure:
         place = np.arange(len(groups)) + (k - (len(models) - 1) / 2) * 0.7 / len(models)
         axis.plot(rows, place, marker, color=colour, markersize=5, label=words(model))
     axis.set(xlabel=title, xlim=(0, None))
-    _finish(figure, list(map(words, groups)), ncols=1, fontsize="small")
+    _finish(figure, groups, ncols=1, fontsize="small")
     return figure
 
 
@@ -282,12 +330,12 @@ def _from_zero(axis: plt.Axes) -> None:
     axis.set_xlim(left=-0.03 * axis.get_xlim()[1])
 
 
-def _finish(figure: Figure, rows: Sequence[str] | pd.Series, **legend: Any) -> None:
+def _finish(figure: Figure, rows: Sequence[str] | pd.Series | pd.Index, **legend: Any) -> None:
     """Name the rows 0, 1, … of the panels, from the top, and add the legend of the first panel."""
     for axis in figure.axes:
         axis.grid(visible=False, axis="y")
     axis = figure.axes[0]
-    axis.set_yticks(np.arange(len(rows)), rows)
+    axis.set_yticks(np.arange(len(rows)), list(map(words, rows)))
     axis.invert_yaxis()
     figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", **legend)
 
@@ -330,8 +378,9 @@ def _bars(table: pd.DataFrame, value: str, order: pd.Index) -> tuple[Figure, plt
 
 def _legend(axis: plt.Axes, groups: np.ndarray, others: dict[str, tuple[Line2D, ...]] | None = None) -> None:
     """A legend above the axes: each group's bar, then other marks by their text, several in one entry."""
-    entries = dict(zip(map(words, groups), (container[0] for container in axis.containers), strict=True)) | (others or {})
+    handles: list[Any] = [*(container[0] for container in axis.containers), *(others or {}).values()]
+    titles = [*map(words, groups), *(others or {})]
     axis.figure.legend(
-        list(entries.values()), list(entries), loc="outside upper center", ncols=len(entries), fontsize="small",
+        handles, titles, loc="outside upper center", ncols=len(titles), fontsize="small",
         handler_map={tuple: HandlerTuple(ndivide=None)},
     )  # fmt: skip

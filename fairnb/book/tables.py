@@ -121,15 +121,20 @@ def are_numbers(texts: Iterable[str]) -> bool:
 def shown(table: pd.DataFrame, digits: int = 3) -> Styler:
     """A table for a page: words instead of underscores, intervals on one line, no row numbers, numbers to the right."""
     words = table.map(lambda value: INTERVAL.sub(WHOLE, _words(value)) if isinstance(value, str) else value)
-    words.columns = [_words(str(name)).replace("uei", "UEI") for name in table.columns]
+    words.columns = [re.sub(r"\buei\b", "UEI", _words(str(name))) for name in table.columns]
     sides = ["right" if are_numbers(map(str, column)) else "left" for _, column in table.items()]
     styles: Any = [{"selector": f".col{i}", "props": f"text-align: {side}"} for i, side in enumerate(sides)]
     style = words.style.hide().format(precision=digits).set_table_styles(styles)
     return style.set_table_attributes('class="dataframe mathjax_ignore"')  # for the theme; a $ in a name is no formula
 
 
+def readable(name: str) -> str:
+    """A name with spaces for underscores, unless it has nothing else."""
+    return name.replace("_", " ") if name.strip("_ ") else name
+
+
 def _words(name: str) -> str:
-    return escape(name.replace("_", " "), quote=False)
+    return escape(readable(name), quote=False)
 
 
 def standalone(body: str, title: str, style: str = "") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -31,13 +32,18 @@ class Faces:
     told: tuple[str, ...] = ()  # what was left out or assumed, in sentences
 
     def __post_init__(self) -> None:
-        """Raise ValueError if the parts differ in length, or a split has no images."""
+        """Raise ValueError if the parts differ in length, a split has no images, or a name stands for two."""
         n = len(self.images)
         for name in ("labels", "group", "split", "person"):
             if (part := getattr(self, name)) is not None and len(part) != n:
                 raise ValueError(f"{name} has {len(part):,} rows for {n:,} images")
         if empty := [split for code, split in enumerate(SPLITS) if not bool((self.split == code).any())]:
             raise ValueError(f"split {empty[0]!r} has no images: train, valid and test are all needed")
+
+        for kind, names in {"labels": self.label_names, "groups": self.group_names}.items():
+            alike = [unicodedata.normalize("NFKC", name) for name in names]  # é in one character or two
+            if twice := [name for name in alike if alike.count(name) > 1]:
+                raise ValueError(f"two {kind} are named {twice[0]!r}: rename an attribute or one of its values")
 
     def __len__(self) -> int:
         return len(self.images)

@@ -8,7 +8,9 @@ import copy
 import functools
 import hashlib
 import itertools
+import lzma
 import os
+import struct
 import threading
 import unicodedata
 import zipfile
@@ -26,6 +28,12 @@ from fairnb.run.messages import some
 
 LOOKED_INTO = 256  # images of a folder whose content is part of its fingerprint, beside size and time of them all
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"}  # of images
+
+# What zipfile raises where bytes of a zip were changed.
+DAMAGED_ZIP = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, EOFError, LookupError, UnicodeError,
+    struct.error,
+)  # fmt: skip
 
 
 class Images(Protocol):
@@ -85,12 +93,12 @@ class ImageZip(_Files):
         self.path, self.names, self.source = path, names, str(path)
         try:
             self.zip, self.opened_by = zipfile.ZipFile(path), os.getpid()
-        except zipfile.BadZipFile as error:
+        except DAMAGED_ZIP as error:
             raise ValueError(f"{path} is not a whole zip file ({error}): was its download cut short?") from None
         self.members = dict[str, zipfile.ZipInfo]()
         for info in self.zip.infolist():
             name = _name_in_zip(info)
-            if info.is_dir() or _hidden(name):
+            if not name or name.endswith("/") or _hidden(name):  # a folder, or damaged
                 continue
             if info.flag_bits & 1:
                 raise ValueError(f"{path} is encrypted: unpack it with its password, and give the folder")
@@ -105,8 +113,8 @@ class ImageZip(_Files):
             self.zip.fp = self.path.open("rb")
         try:
             data = self.zip.read(self.members[self.files[index]])
-        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-            raise ValueError(f"damaged in the zip: {error}") from None
+        except DAMAGED_ZIP as error:
+            raise ValueError(f"damaged in the zip: {error or type(error).__name__}") from None
         return _decoded(data)
 
     def __getstate__(self) -> dict[str, Any]:

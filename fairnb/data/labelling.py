@@ -144,7 +144,10 @@ class Attributes:
         found: dict[str, np.ndarray] = {}
         for name in self.names:
             for spec in self.specs.get(name, [name]):
-                found |= self._labels(name, spec, told)
+                more = self._labels(name, spec, told)
+                if twice := [label for label in more if label in found]:
+                    raise ValueError(f"{self.source}: two labels are named {twice[0]!r}: rename a column")
+                found |= more
         if not found:
             raise ValueError(f"none of {some(self.names)} can be a label: {told[-1]}")
         return list(found), np.stack(list(found.values()), axis=1)

@@ -24,6 +24,8 @@ from fairnb.run.messages import unknown
 SEPARATORS = ",;\t|"
 YES, NO = {"1", "true", "yes", "y", "t"}, {"-1", "0", "false", "no", "n", "f"}
 MISSING = {"", "nan", "na", "n/a", "<na>", "none", "null", "?", "unknown"}
+QUOTED = re.compile(r'"[^"]*"?')
+LINE_END = re.compile("\r\n?")
 MOST_WORDS = 60  # a column of more different words, such as remarks, is neither labels nor groups
 
 
@@ -38,7 +40,7 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path.name}, line {line}: neither UTF-8 nor UTF-16: save the table in UTF-8") from None
     if "\0" in text:
         raise ValueError(f"{path.name} holds bytes of zero: it is no table in UTF-8 (or UTF-16 with a byte order mark)")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return LINE_END.sub("\n", text)
 
 
 def read_table(path: Path, separator: str | None = None, *, skip: int = 0) -> pd.DataFrame:
@@ -59,8 +61,13 @@ def read_rows(path: Path, separator: str | None = None, *, skip: int = 0) -> tup
     if lines[numbers[0]].startswith("#"):
         lines[numbers[0]] = lines[numbers[0]].lstrip("# \t")
     if separator is None:
-        counts = Counter(letter for letter in lines[numbers[0]] if letter in SEPARATORS)
-        separator = counts.most_common(1)[0][0] if counts else (" " if " " in lines[numbers[0]].strip() else ",")
+        bare = lines[numbers[0]]
+        if '"' in bare:  # a quoted name may hold separators, and go on in the next line
+            bare = QUOTED.sub("", "\n".join(lines[numbers[0] :])).split("\n", 1)[0]
+        counts = Counter(letter for letter in bare if letter in SEPARATORS)
+        separator = counts.most_common(1)[0][0] if counts else (" " if " " in bare.strip() else ",")
+    if separator == "\t":  # a line of tabs is a row without values
+        numbers = [number for number, line in enumerate(lines) if number >= numbers[0] and line.strip(" ")]
     first, second = (len(lines[number].split()) for number in (numbers * 2)[:2])
     if separator == " " and second == first + 1:  # CelebA's first line leaves out the images
         lines[numbers[0]] = f"image {lines[numbers[0]]}"
@@ -97,17 +104,19 @@ def _quickly(text: str, separator: str) -> pd.DataFrame | None:
 
 
 def _exactly(source: str, text: str, separator: str, before: int) -> tuple[list[str], pd.DataFrame]:
-    """As `_quickly`, with quotes, and ValueError with the number of a line of another length."""
+    """As `_quickly`, with quotes, and ValueError with the number of a line of another length or with a stray quote."""
     blanks = separator == " "
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
     lines, rows = [], []
     try:
         for fields in reader:
-            if any(field.strip() for field in fields):
+            if any(field.strip() for field in fields) or (len(fields) > 1 and not blanks):
                 lines.append(before + reader.line_num)
                 rows.append([field for field in fields if field] if blanks else fields)
     except csv.Error as error:
-        raise ValueError(f"{source}, line {before + reader.line_num}: {error}") from None
+        raise ValueError(f"{source}, line {before + reader.line_num}: {error} (is a quote left open?)") from None
+    if not rows:
+        raise ValueError(f"{source} is empty")
     header = [name.strip() for name in rows[0]]
     if odd := [place for place, row in enumerate(rows) if len(row) != len(header)]:
         raise ValueError(f"{source}, line {lines[odd[0]]}: {len(rows[odd[0]])} values for {len(header)} columns")
@@ -123,6 +132,7 @@ def named(source: str, header: Sequence[str], table: pd.DataFrame) -> pd.DataFra
         if not all(word.strip().isdigit() or not word.strip() for word in table.iloc[:, i].unique()):
             raise ValueError(f"{source}: column {i + 1} of its first line has no name")
     table = table.set_axis(list(header), axis=1).iloc[:, [i for i in range(len(header)) if i not in nameless]]
+    table = table.set_axis([LINE_END.sub("\n", name).strip() for name in table.columns], axis=1)
     if twice := [name for name, times in Counter(table.columns).items() if times > 1]:
         raise ValueError(f"{source} names the column {twice[0]!r} twice")
     return table
@@ -132,12 +142,24 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    def is_held(field: pa.Field) -> bool:
+        return pa.types.is_struct(field.type) and "bytes" in [inner.name for inner in field.type]
+
     try:
         file = pq.ParquetFile(path)
-        flat = [field.name for field in file.schema_arrow if not pa.types.is_struct(field.type)]
-        table = file.read(flat).to_pandas()
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path.name} is no whole Parquet file: {str(error).splitlines()[0]}") from None
+        flat = [field.name for field in file.schema_arrow if not is_held(field)]
+        read = file.read(flat)
+        read.validate(full=True)  # damaged text would fail later
+        read = read.select([i for i, field in enumerate(read.schema) if not is_held(field)])
+        lists = [i for i, field in enumerate(read.schema) if pa.types.is_nested(field.type)]
+        for i in lists:  # as words, which are neither labels nor groups
+            words = [None if value is None else str(value) for value in read.column(i).to_pylist()]
+            read = read.set_column(i, read.field(i).name, pa.array(words, pa.string()))
+        table = read.to_pandas()
+    except (pa.ArrowException, OSError, UnicodeError) as error:
+        raise ValueError(f"{path.name} is no whole Parquet file: {(str(error) or '?').splitlines()[0]}") from None
+    if twice := [name for name, times in Counter(table.columns).items() if times > 1]:
+        raise ValueError(f"{path.name} names the column {twice[0]!r} twice")
     table.index = range(1, len(table) + 1)
     return table
 
@@ -220,10 +242,10 @@ class Column:
 
 
 def alike(value: object) -> str:
-    """A value as a word: 1, 1.0 and ` 1` are the same."""
-    word = str(value).strip()
-    if re.fullmatch(r"[+-]?\d+\.?0*", word):
-        return str(int(float(word)))
+    """A value as a word: 1, 1.0 and ` 1` are the same, and so are all ends of lines."""
+    word = LINE_END.sub("\n", str(value)).strip()
+    if number := re.fullmatch(r"([+-]?\d{1,30})(\.0*)?", word):
+        return str(int(number[1]))
     return word
 
 

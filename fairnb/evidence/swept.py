@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -144,7 +145,8 @@ def publish(folder: Path, sources: Sequence[Path], evidence: dict[str, Evidence]
     for one in swept:
         if "comparison" not in one.table and len(one.datasets) > 1:
             for name, folders in one.datasets.items():
-                publish(folder / name, folders, {METHODS_COMPARED: evidence[name]}, data=one.about.get("data", data))
+                inside = folder / re.sub(r"^\.+|[/\\\0]", "-", name)  # a name is no path
+                publish(inside, folders, {METHODS_COMPARED: evidence[name]}, data=one.about.get("data", data))
             return
     runs = [run for one in swept for run in one.runs] + [path for path in sources if (path / "run.json").exists()]
     folder.mkdir(parents=True, exist_ok=True)

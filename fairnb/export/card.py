@@ -65,7 +65,7 @@ def card(config: Mapping[str, Any], labels: pd.DataFrame, groups: pd.DataFrame, 
 
 def text(words: object) -> str:
     """Data as Markdown shows it, in a table too: on one line, without any mark-up of its own."""
-    marked = re.sub(r"[\\`*\[\]<>|~$#]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", str(words))
+    marked = re.sub(r"[\\`*\[\]<>|~$#&]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", str(words))
     return " ".join(marked.split())
 
 

@@ -32,6 +32,8 @@ MUST_BE = {
     "too_short": "a longer list", "too_long": "a shorter list", "missing": "a longer list",
 }  # fmt: skip
 
+LONGEST = 200  # characters of a value in a message
+
 
 def _field(default: Any, description: str, **bounds: Any) -> Any:
     return Field(default, description=description, **bounds)
@@ -359,7 +361,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no parameter file {file}")
     try:
         values = yaml.load(file.read_text(encoding="utf-8-sig"), _Texts) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
     except ValueError as error:
         raise ValueError(f"{file}, {error}") from None
@@ -424,4 +426,5 @@ def _words(error: Any, part: type[Part]) -> str:
     if error["type"] == "literal_error":
         return unknown(place[0], value, get_args(field.annotation))
     wanted = MUST_BE.get(error["type"], "a whole number" if field.annotation is int else "a number").format(**context)
-    return f"{place[0]}={value!r} must be {wanted} ({field.description})"
+    shown = repr(value) if len(repr(value)) <= LONGEST else f"{repr(value)[:LONGEST]}…"
+    return f"{place[0]}={shown} must be {wanted} ({field.description})"

@@ -231,7 +231,7 @@ def read_cluster(file: Path) -> ClusterFile:
         raise FileNotFoundError(f"no file {file} of a cluster")
     try:
         return ClusterFile(**yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, TypeError) as error:
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not a cluster's YAML: {' '.join(str(error).split())}") from None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +42,7 @@ def page(found: Assessment, title: str) -> str:
         labels, groups = found.of("labels", attribute), found.of("groups", attribute)
         parts += [
             f"<h2>By {escape(attribute)}</h2>", _html(worst(labels)),
-            _png(found.plot_scores(attribute), "US by label and group"), _png(found.plot_index(attribute), "UEI by label"),
+            _png(found.plot_scores, attribute, "US by label and group"), _png(found.plot_index, attribute, "UEI by label"),
             "<h3>Labels</h3>", _html(ranged(labels, MEASURES, ["label", "uei_chance", "average_precision"])),
             "<h3>Groups</h3>", _html(ranged(groups, OF_GROUPS, ["label", "group", "n", "positives", "predicted_positives"])),
         ]  # fmt: skip
@@ -77,9 +77,13 @@ def _html(table: pd.DataFrame) -> str:
     return f"<div>{shown(table).to_html()}</div>"
 
 
-def _png(figure: Figure, words: str) -> str:
+def _png(plot: Callable[[str], Figure], attribute: str, words: str) -> str:
     from matplotlib import pyplot as plt
 
-    figure.savefig(file := io.BytesIO(), format="png", dpi=110)
+    from fairnb.book.plots import in_every_script
+
+    with in_every_script():
+        figure = plot(attribute)
+        figure.savefig(file := io.BytesIO(), format="png", dpi=110)
     plt.close(figure)
     return f'<p><img alt="{words}" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"></p>'
