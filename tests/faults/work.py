@@ -159,7 +159,9 @@ def _in_root(do: Callable[[Path], None], root: Path, output: Path) -> None:
 
 def results(root: Path) -> dict[str, str]:
     """Digests of all that a run's results are, by file: without seconds and provenance. Litter is found too."""
-    litter = [path for path in root.rglob("*") if re.search(r"\.part$|^\.tmp|\.lock$|checkpoint|_search\.safetensors", path.name)]
+    litter = [
+        path for path in root.rglob("*") if re.search(r"\.part$|^\.tmp|\.lock$|checkpoint|_search\.safetensors", path.name)
+    ]
     assert not litter
     found = {}
     for path in sorted(path for path in (root / "runs").rglob("*") if path.is_file()):
