@@ -197,7 +197,8 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             notes = file.metadata() or {}
         tensors, noted, stat = load_file(path), notes.pop(CHECKSUM, ""), path.stat()
     except SafetensorError as error:
-        raise ValueError(f"{path} cannot be read as safetensors ({error}): delete it to make it anew") from None
+        reason = str(error).removeprefix("Error while deserializing header: ")
+        raise ValueError(f"{path} cannot be read as safetensors ({reason}): delete it to make it anew") from None
     state = (str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns)
     if noted and state not in _checked:  # older files have none
         if _checksum(tensors, notes) != noted:
