@@ -14,12 +14,15 @@ from fairnb.metrics import MEASURES, underestimation_score
 NAMES = ("method", "split", "label", "group")  # columns of text
 
 
-def read(path: Path) -> pd.DataFrame:
+def read(path: Path, *needed: str) -> pd.DataFrame:
     """A table of results from its CSV file: names stay text, also `0` and `NA`, and only what is empty is NaN.
 
-    ValueError with the path if the file is damaged: it is no table, was cut short, or holds text among numbers.
+    ValueError with the path if the file is damaged: it is no table, was cut short, lacks a column that is `needed`, or holds
+    text among numbers.
     """
     table = read_csv(path, dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=[""])
+    if missing := [name for name in needed if name not in table]:
+        raise ValueError(f"{path} is damaged (it has no column {missing[0]!r}): delete it to make it anew")
     if odd := [name for name in table if name not in NAMES and not is_numeric_dtype(table[name])]:
         raise ValueError(f"{path} is damaged (text in its column {odd[0]!r}): delete it to make it anew")
     return table

@@ -79,16 +79,19 @@ def compare(folders: Sequence[Path], *, draws: int = DRAWS, say: Callable[[str],
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run's folder; FileNotFoundError if it holds no finished base model and features."""
+    """Read a run's folder; FileNotFoundError if it holds no finished base model and features, ValueError for damage."""
     needed = "run.json", "labels.csv", "base.safetensors", "features.safetensors"
     if missing := [name for name in needed if not (folder / name).exists()]:
         raise FileNotFoundError(f"{folder} is no finished run: there is no {some(missing)} (`fairnb run` makes them)")
-    known, table = load_run(folder), tables.read(folder / "labels.csv")
+    known, table = load_run(folder), tables.read(path := folder / "labels.csv", "method", "split", "label", "analysed")
     rows = table[(table.method == "base") & (table.split == "test")]
-    analysed = torch.tensor(rows.analysed.to_numpy(dtype=bool))
     features = load_features(folder / "features.safetensors")
+    if len(rows) != features["test"].labels.shape[1] or rows.label.nunique() < len(rows) or rows.analysed.dtype != bool:
+        raise ValueError(f"{path} is damaged (it lacks labels of the base model, or repeats one): delete it to make it anew")
+    analysed = torch.tensor(rows.analysed.to_numpy())
     given = Parameters(**known["parameters"]).model_dump(mode="json")  # older runs lack some
-    stages, trained = known["stages"], folder.parents[known["run"].count("/")] / known.get("base_from", "") / "run.json"
+    above = list(folder.resolve().parents)[: given["run"].count("/") + 1]  # of a sweep's run, more than one
+    stages, trained = known["stages"], above[-1] / known.get("base_from", "") / "run.json"
     if (stages.get("base model") or {}).get("seconds") is None and trained.exists():  # shared with the run that trained it
         stages |= {"base model": load_run(trained.parent)["stages"].get("base model", {})}
     return Run(folder, given, stages, rows.label.tolist(), analysed, features)

@@ -122,6 +122,10 @@ def load_run(folder: Path) -> dict[str, Any]:
         each = [(stage["seconds"], stage["revision"], stage["takes"]) for stage in known["stages"].values()]
         if strange := {one for *_, takes in each for one in takes} - known["parameters"].keys():
             raise ValueError(f"a stage takes {min(strange)!r}, which is no parameter")
+        if not all(isinstance(seconds, int | float | None) for seconds, *_ in each):
+            raise ValueError("seconds of a stage are no number")
+        if not isinstance(known.get("base_from", ""), str):
+            raise ValueError("base_from is no name")
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise ValueError(f"{path} is damaged ({error}): move it away to start anew") from None
     return known

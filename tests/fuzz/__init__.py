@@ -24,15 +24,14 @@ CALM: Any = {"deadline": None, "suppress_health_check": list(HealthCheck), "prin
 
 
 def fuzzed(quick: int, slow: int, **strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Any]:
-    """Make a test of a property: `quick` examples by default, `slow` in the slow suite, 20 times `slow` in the soak.
+    """Make a test of a property: `quick` examples by default (0: none), `slow` in the slow suite, 20 times that in the soak.
 
     Examples that once failed stand below it, by hypothesis's `@example`.
     """
+    rounds = [pytest.param(slow, marks=pytest.mark.slow), pytest.param(20 * slow, marks=pytest.mark.soak)]
 
     def of(check: Callable[..., None]) -> Any:
-        @pytest.mark.parametrize("examples", [
-            quick, pytest.param(slow, marks=pytest.mark.slow), pytest.param(20 * slow, marks=pytest.mark.soak)
-        ])  # fmt: skip
+        @pytest.mark.parametrize("examples", [quick, *rounds] if quick else rounds)
         def test(examples: int) -> None:
             known = examples != 20 * slow
             settings(max_examples=examples, derandomize=known, database=None, **CALM)(given(**strategies)(check))()
