@@ -48,6 +48,13 @@ def gpu():
         yield rehearsal
 
 
+@pytest.fixture
+def few_fits(monkeypatch):
+    """A recalibration of two folds and one reach, each of which takes many small steps."""
+    monkeypatch.setattr(recalibration, "REACHES", (0.5,))
+    monkeypatch.setattr(recalibration, "FOLDS", 2)
+
+
 def same(one, other):
     """Whether values on the rehearsed GPU, or on the CPU, are these."""
     return torch.equal(getattr(one, "value", one), other)
@@ -145,12 +152,12 @@ def test_tables_of_predictions_are_the_same(gpu):
         for name, one in METHODS.items() if one.find and not one.library
     ],
 )  # fmt: skip
-@pytest.mark.parametrize(
-    "more", [{"held_out": 0.4, "indifference": 0.5, "no_label_worse": True}, pytest.param({}, marks=SLOW)]
-)
-def test_every_method_finds_on_a_gpu_what_it_finds_on_the_cpu(gpu, monkeypatch, name, more):
-    method, problem, given = METHODS[name], test_baselines.make(), GIVEN.but(**more)
-    monkeypatch.setattr(recalibration, "REACHES", (0.5,))
+def test_every_method_finds_on_a_gpu_what_it_finds_on_the_cpu(gpu, few_fits, name):
+    method, problem, given = (
+        METHODS[name],
+        test_baselines.make(),
+        GIVEN.but(held_out=0.4, indifference=0.5, no_label_worse=True),
+    )
     found = method.search(replace(problem, features=problem.features.to(CUDA)), given)
     expected = method.search(problem, given)
     assert found.picked == expected.picked
@@ -178,10 +185,8 @@ def test_methods_of_other_libraries_search_on_the_cpu(gpu, monkeypatch, name):
     "more",
     [{"whiten": True, "steer": "bfloat16", "flight": "constricted"}, pytest.param({"start": "recalibrated"}, marks=SLOW)],
 )
-def test_every_way_to_search_heads_runs_on_a_gpu(gpu, monkeypatch, more):
-    problem = test_baselines.make()
-    monkeypatch.setattr(recalibration, "REACHES", (0.5,))
-    given = GIVEN.but(**more)
+def test_every_way_to_search_heads_runs_on_a_gpu(gpu, few_fits, more):
+    problem, given = test_baselines.make(), GIVEN.but(**more)
     for name in ("multi-task", "dynamic weighting"):
         found = METHODS[name].search(replace(problem, features=problem.features.to(CUDA)), given)
         assert same(found.heads.weights, METHODS[name].search(problem, given).heads.weights)
