@@ -28,7 +28,7 @@ RESULTS = [
 ROUNDS = {name: 12 if "byte" in name else 2 for name in DAMAGES}  # the others have no chance in them
 damaged = pytest.mark.parametrize(
     ("damage", "rounds"),
-    [pytest.param(name, 1, marks=pytest.mark.slow) for name in ("emptied", "a byte flipped")]
+    [pytest.param("a byte flipped", 1, marks=pytest.mark.slow)]
     + [pytest.param(name, rounds, marks=pytest.mark.soak) for name, rounds in ROUNDS.items()],
 )
 HEADER = 128  # bytes before the pixels of a decoded array

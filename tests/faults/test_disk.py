@@ -165,7 +165,7 @@ def _may_mount(folder: Path) -> bool:
 
 
 @pytest.mark.parametrize("fault", ["a disk of random size gets full", "a disk turns read-only at a random moment"])
-@few_or_many(2, 20)
+@few_or_many(1, 20)
 def test_a_real_disk(searched, tmp_path, tell, rounds, fault):
     if not _may_mount(tmp_path):
         pytest.skip("file systems cannot be mounted here")

@@ -8,13 +8,13 @@ from pathlib import Path
 from tests.faults.work import CHAPTERS, ROOT, chapters, done, few_or_many, kills, places, render, search, train
 
 
-@few_or_many(2, 20)
+@few_or_many(1, 20)
 def test_a_training_is_killed(tmp_path, tell, rounds):
     lost = kills(places(tmp_path), train, rounds)
     tell("SIGKILL at a random moment", "fairnb train", went_on=rounds - lost, lost=lost)
 
 
-@few_or_many(2, 20)
+@few_or_many(1, 20)
 def test_a_search_is_killed(trained, tmp_path, tell, rounds):
     lost = kills(places(tmp_path, trained), search, rounds)
     tell("SIGKILL at a random moment", "searches: dynamic weighting, multi-task", went_on=rounds - lost, lost=lost)
