@@ -254,3 +254,14 @@ def test_who_is_shown_is_read_where_it_is_written(tmp_path):
     (celeba / "identity_CelebA.txt").write_text("000001.jpg\n")
     with pytest.raises(ValueError, match=r"identity_CelebA.txt, line 1: expected an image and a number"):
         read_celeba(celeba)
+
+
+@pytest.mark.parametrize("place", [6, 8, 12, 60])
+def test_a_header_of_the_decoded_array_that_is_damaged_is_made_anew(celeba, tmp_path, place):
+    images = read_celeba(celeba).images
+    wanted = np.array(decode_images(images, 18, tmp_path))
+    (path,) = tmp_path.glob("images-*.npy")
+    content = bytearray(path.read_bytes())
+    content[place] ^= 255  # of the version, the header's length, its words
+    path.write_bytes(content)
+    assert np.array_equal(decode_images(images, 18, tmp_path), wanted)

@@ -96,7 +96,7 @@ def _opened(path: Path, images: Images, shape: tuple[int, int]) -> np.memmap | N
     """The array of an earlier call; None if there is none, or its file was cut short or has another header."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):  # what NumPy raises for a missing file and for a damaged one
+    except Exception:  # NumPy hands a damaged header to Python's own parser, which raises errors of many kinds
         return None
     whole = isinstance(array, np.memmap) and array.dtype == np.uint8 and array.shape == (len(images), *shape, 3)
     return array if whole else None
