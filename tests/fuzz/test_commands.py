@@ -109,7 +109,7 @@ def _pictures(pictures):
     HERE[:] = [pictures]
 
 
-@fuzzed(20, 80, words=commands())
+@fuzzed(20, 40, words=commands())
 @example(words=["data", "faces"])
 @example(words=["data", "faces", "--page", "../above.html"])
 @example(words=["assess", "t.csv", "--group", "g", "--html", "out.html", "--csv", "tables"])

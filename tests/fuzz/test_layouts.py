@@ -62,7 +62,7 @@ def write(root, layout, made, count):
 
 
 @fuzzed(
-    60, 300, made=datasets(), layout=st.sampled_from(["celeba.txt", "celeba.csv", "table"]),
+    60, 150, made=datasets(), layout=st.sampled_from(["celeba.txt", "celeba.csv", "table"]),
     missing=st.sampled_from(["error", "drop", "negative"]), count=st.sampled_from([None, 0, 0, 0, 1]),
     sensitive=st.sampled_from(["Male", "Male", "Bald", ("Male", "Young"), "nobody"]),
 )  # fmt: skip

@@ -50,7 +50,7 @@ NAME = st.one_of(st.sampled_from(FIELDS), st.sampled_from(FIELDS), WORD)
 YAML = st.text("ab1:-[]{}&*!|>%@`\"'#,? \n\t\0é\ud800\x85", max_size=30)
 
 
-@fuzzed(150, 1800, values=st.dictionaries(NAME, VALUE, max_size=3), kind=st.sampled_from([Parameters, *PARTS]))
+@fuzzed(150, 1200, values=st.dictionaries(NAME, VALUE, max_size=3), kind=st.sampled_from([Parameters, *PARTS]))
 @example(values={"drawn": "&a [*a]"}, kind=Parameters)
 @example(values={"sensitive": "[a, [b"}, kind=Parameters)
 @example(values={"bins": "{a: &x [*x]}"}, kind=Parameters)

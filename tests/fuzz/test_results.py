@@ -41,7 +41,7 @@ def predicted(draw):
     return labels, [header, *rows]
 
 
-@fuzzed(40, 250, made=predicted(), ending=st.sampled_from(["csv", "tsv", "parquet"]), two=st.booleans())
+@fuzzed(40, 150, made=predicted(), ending=st.sampled_from(["csv", "tsv", "parquet"]), two=st.booleans())
 @example(
     made=(["a"], [["image", "g", "a", "a_score"], ["1.jpg", "x", "1", "1_0"], ["2.jpg", "y", "0", "0.5"]]),
     ending="csv",

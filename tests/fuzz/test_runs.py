@@ -67,7 +67,7 @@ def edited(text: str, edits) -> str:
     return written.getvalue()
 
 
-@fuzzed(0, 25, edits=st.lists(EDITS, min_size=1, max_size=3), name=st.sampled_from(["labels.csv", "groups.csv"]))
+@fuzzed(0, 12, edits=st.lists(EDITS, min_size=1, max_size=3), name=st.sampled_from(["labels.csv", "groups.csv"]))
 @example(edits=[("column gone", 0)], name="labels.csv")
 @example(edits=[("row gone", 6)], name="labels.csv")
 @example(edits=[("row twice", 6)], name="labels.csv")
@@ -92,7 +92,7 @@ def test_a_run_of_a_sweep_is_compared_from_its_own_folder(monkeypatch, tmp_path)
     assert len(compare([Path("one")], draws=400, say=lambda _: None).methods) == 2
 
 
-@fuzzed(0, 20, path=st.lists(PLACE, min_size=1, max_size=3), value=VALUE)
+@fuzzed(0, 10, path=st.lists(PLACE, min_size=1, max_size=3), value=VALUE)
 @example(path=[1], value=None)
 @example(path=[1], value="a/b/c/d/e/f/g/h")
 def test_an_edited_record_is_compared_or_named(path, value):

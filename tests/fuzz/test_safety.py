@@ -94,7 +94,7 @@ SECRET = 77
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, of damaged files, and zipfile's, of names that stand twice
 
 
-@fuzzed(60, 300, names=st.lists(PLACES, min_size=1, max_size=3), members=st.lists(PLACES, max_size=4), links=st.booleans())
+@fuzzed(60, 200, names=st.lists(PLACES, min_size=1, max_size=3), members=st.lists(PLACES, max_size=4), links=st.booleans())
 @example(names=["../secret.png"], members=["../secret.png"], links=False)
 @example(names=["/secret.png"], members=["a.png"], links=False)
 @example(names=["a.png"], members=["a.png"], links=True)
