@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -93,13 +94,17 @@ def decode_images(images: Images, size: int, folder: str | Path) -> np.memmap:
 
 
 def _opened(path: Path, images: Images, shape: tuple[int, int]) -> np.memmap | None:
-    """The array of an earlier call; None if there is none, or its file was cut short or has another header."""
+    """The array of an earlier call; None if there is none, or its file has another header or size."""
+    header = io.BytesIO()  # compared, not read: a damaged one raises errors of many kinds in Python's parser
+    given = {"descr": "|u1", "fortran_order": False, "shape": (len(images), *shape, 3)}
+    np.lib.format.write_array_header_1_0(header, given)
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception:  # NumPy hands a damaged header to Python's own parser, which raises errors of many kinds
+        with path.open("rb") as file:
+            same = file.read(header.tell()) == header.getvalue()
+    except FileNotFoundError:
         return None
-    whole = isinstance(array, np.memmap) and array.dtype == np.uint8 and array.shape == (len(images), *shape, 3)
-    return array if whole else None
+    whole = same and path.stat().st_size == header.tell() + decoded_bytes(images, shape)
+    return np.load(path, mmap_mode="r") if whole else None
 
 
 def _decode_into(path: Path, images: Images, shape: tuple[int, int]) -> None:
