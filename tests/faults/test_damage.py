@@ -101,7 +101,7 @@ def stopped(tmp_path_factory):
 @damaged
 def test_a_checkpoint_is_damaged(stopped, searched, copies, tell, damage, rounds):
     tell(
-        damage,
+        "damaged",
         "checkpoint.safetensors",
         **rounds_of(rounds, copies(stopped), "checkpoint.safetensors", damage, results(searched)),
     )
