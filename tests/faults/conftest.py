@@ -1,4 +1,4 @@
-"""The table of faults: `pytest tests/faults -m "not slow" --faults results/faults.csv` writes what every test tells."""
+"""The table of faults: `pytest tests/faults -m "slow or not slow" --faults results/faults.csv` writes what tests tell."""
 
 from __future__ import annotations
 
