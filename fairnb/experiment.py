@@ -75,9 +75,8 @@ class Experiment:
         self.record, self._joined, self.folder = record, fabric, record.folder  # `runs/<run>`, which receives every result
         self.parameters: Any = record.parameters  # `fairnb.run.parameters.Parameters`
         given = self.parameters
-        self.device, self.precision = resolve(
-            fabric.device.type if fabric else given.device, given.precision
-        )  # without 'auto'
+        kind = fabric.device.type if fabric else given.device
+        self.device, self.precision = resolve(kind, given.precision)  # neither is 'auto' any more
         self.faces: Faces = open_dataset(given.part(Data), project_root())
         self.analysed = self.faces.analysed(given.not_analysed, given.min_positives)  # bool [L], searched and averaged
         self.of_base = OF_BASE - (set() if given.data == "drawn" else {"drawn", "drawn_seed"})  # parameters it depends on

@@ -83,9 +83,7 @@ def run_chapters(
     notebooks = chapters(root)
     names = choose(wanted, notebooks)
     record = Record.open(runs=root / "runs", **({"run": "demo"} | values))
-    if not record.stages:
-        _check(record.parameters, root)
-    data = data_state(record.parameters.part(Data), root)
+    data = data_state(record.parameters.part(Data), root) if record.stages else _check(record.parameters, root)
     record.save()
     folder, pages = record.folder / "chapters", {name: read_page(notebooks[name]) for name in names}
     about = {name: page.metadata.get("fairnb", {}) for name, page in pages.items()}
@@ -160,8 +158,8 @@ def surroundings(root: Path, code: str) -> list[Any]:
     return [digest_files(root, sorted(files)), {name: version(name) for name in packages}]
 
 
-def _check(parameters: Parameters, root: Path) -> None:
-    """Raise ValueError, before the first chapter runs, for values that would fail in a later one."""
+def _check(parameters: Parameters, root: Path) -> str:
+    """As `data_state`; ValueError, before the first chapter runs, for values that would fail in a later one."""
     from fairnb.data import open_dataset  # these import torch, which takes seconds
     from fairnb.run.device import resolve
     from fairnb.training import refuse_unfit
@@ -170,8 +168,10 @@ def _check(parameters: Parameters, root: Path) -> None:
     refuse_unfit(parameters.part(Recipe))
     faces = open_dataset(parameters.part(Data), root)
     faces.analysed(parameters.not_analysed, parameters.min_positives)
-    if parameters.data == "drawn":  # photographs are looked at when all are decoded
-        faces.images.read([0], parameters.resize)
+    if parameters.data != "drawn":  # photographs are looked at when all are decoded
+        return faces.fingerprint()
+    faces.images.read([0], parameters.resize)
+    return ""
 
 
 def data_state(data: Data, root: Path) -> str:

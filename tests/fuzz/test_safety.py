@@ -129,6 +129,17 @@ def test_no_name_leads_out_of_a_folder_or_zip(names, members, links):
 
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+
+
+def damaged(whole: bytes, damage: list[tuple[int, int]], cut: int | None) -> bytes:
+    """A file that was cut short, with other bytes in some places."""
+    data = bytearray(whole)[:cut]
+    for place, value in damage:
+        if data:
+            data[place % len(data)] = value
+    return bytes(data)
+
+
 DAMAGE = st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 255)), max_size=6)
 
 
@@ -136,10 +147,7 @@ DAMAGE = st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 255)), max_size
 def test_a_damaged_image_is_decoded_or_told(kind, damage, cut):
     pixels = np.arange(20 * 18 * 3, dtype=np.uint8).reshape(20, 18, 3)
     Image.fromarray(pixels).save(file := io.BytesIO(), kind)
-    data = bytearray(file.getvalue())[:cut]
-    for place, value in damage:
-        if data:
-            data[place % len(data)] = value
+    data = damaged(file.getvalue(), damage, cut)
     with folder() as here:
         (here / "a.jpg").write_bytes(data)
         images = ImageFolder(here, ["a.jpg"])
@@ -156,10 +164,7 @@ def test_a_damaged_zip_is_read_or_told(damage, cut):
     with zipfile.ZipFile(file := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("a.png", "b/c.png"):
             archive.writestr(name, jpeg())
-    data = bytearray(file.getvalue())[:cut]
-    for place, value in damage:
-        if data:
-            data[place % len(data)] = value
+    data = damaged(file.getvalue(), damage, cut)
     with folder() as here:
         (here / "x.zip").write_bytes(data)
         images: Images | None = result_or_line(lambda: find_images(here, ["a.png", "c.png"], ["."]), "x.zip", str(here))
