@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 from fairnb.run.parameters import Recipe
+from tests import told
 
 NAMES = ["Bald", "Male", "Smiling", "Young", "Wearing_Hat"]
 # Small enough to train in a second; its weights are a megabyte.
@@ -19,6 +21,13 @@ RECIPE = Recipe(
     learning_rate=3e-3, schedule="constant", dropout=0.5, precision="32-true",
 )  # fmt: skip
 LEARNS = RECIPE.but(backbone="resnet18")  # in a few steps, but its weights are 45 megabytes
+# What a network needs of an exported folder's config.json.
+CONFIG: dict[str, Any] = {
+    "format": 1, "labels": ["a", "b"], "sensitive": ["g"], "groups": ["x", "y"], "bins": {}, "merge": {},
+    "needs_group": True, "thresholds": {"x": [0.0, 0.5], "y": [0.1, 0.2]},
+    "backbone": RECIPE.backbone, "arguments": {}, "classifier": "fc", "features": 1024, "hidden": 2,
+    "stored": [32, 32], "scaled": [32, 32], "image_size": 32, "mean": [0.5] * 3, "std": [0.5] * 3,
+}  # fmt: skip
 SIZES = {"train": 96, "valid": 48, "test": 48}
 
 
@@ -61,6 +70,20 @@ def make_celeba(root: Path, layout: str = "folder", seed: int = 0, height: int =
         for file, data in pictures.items():
             (folder / file).write_bytes(data)
     return root
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--tables", type=Path, help="folder that receives faults.csv and fuzzed.csv: what tests tell")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if folder := session.config.getoption("--tables"):
+        told.write(folder)
+
+
+def names_in(folder: Path) -> list[str]:
+    """What a folder holds but locks, which stay: also what is hidden or half-written."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from fairnb.book.chapters import OPENS_RUN, cell_parameters, chapters, choose, r
 from fairnb.book.pages import INSTALL, REPOSITORY, build_book
 from fairnb.cli import app
 from fairnb.run.parameters import Parameters, read, schema
+from tests.conftest import names_in
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = chapters(ROOT)
@@ -145,7 +146,7 @@ def test_a_failing_chapter_stops_the_run_and_is_kept(tmp_path, monkeypatch):
     assert "02_b" in result.output
     assert "ValueError: not today" in result.output
     done = tmp_path / "runs" / "r" / "chapters"
-    assert sorted(path.name for path in done.iterdir()) == ["01_a.ipynb", "02_b.failed.ipynb"]
+    assert names_in(done) == ["01_a.ipynb", "02_b.failed.ipynb"]
     before = (done / "01_a.ipynb").read_bytes()
     assert b'"42"' in before
     assert (

@@ -66,7 +66,7 @@ def test_training_learns_and_keeps_its_best_epoch(trained):
     assert history.loss.iloc[-1] < history.loss.iloc[0]
     assert history.val_map[history.best].item() == history.val_map.max()
     assert base.best_epoch == int(history.epoch[history.best].item())
-    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    assert conftest.names_in(folder) == sorted(FILES)
     saved = load_tensors(folder / "base.safetensors")
     assert all(torch.equal(tensor, saved[name]) for name, tensor in base.model.state_dict().items())
 
@@ -273,7 +273,7 @@ def test_two_trainings_cannot_share_a_folder(faces, cache, tmp_path):
 def test_what_a_killed_training_left_half_written_is_cleared_away(faces, cache, trained, tmp_path):
     (tmp_path / ".checkpoint.safetensors.99999999.part").write_bytes(b"half")
     assert_same_training(train(faces, tmp_path, cache), trained[0])
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
+    assert conftest.names_in(tmp_path) == sorted(FILES)
 
 
 def test_a_place_that_cannot_be_written_to_is_found_first(faces, tmp_path, monkeypatch):

@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -80,16 +79,11 @@ def decode_images(images: Images, size: int, folder: str | Path) -> np.memmap:
     """
     shape = stored_shape(images, size)
     path = _array_file(images, shape, folder)
-    lock = path.with_suffix(".lock")
-    if (array := _opened(path, images, shape)) is None or lock.exists():  # one that was killed leaves its lock's file
+    if (array := _opened(path, images, shape)) is None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock):  # of several processes, one decodes
-            try:
-                if (array := _opened(path, images, shape)) is None:
-                    _decode_into(path, images, shape)
-            finally:
-                with suppress(OSError):  # gone, or the folder turned read-only
-                    lock.unlink()
+        with FileLock(path.parent / f".{path.stem}.lock"):  # of several processes, one decodes
+            if (array := _opened(path, images, shape)) is None:
+                _decode_into(path, images, shape)
     return np.load(path, mmap_mode="r") if array is None else array
 
 

@@ -1,7 +1,10 @@
-"""A lock on a folder: one process at a time works there, and tidies up after one that was killed."""
+"""A lock on a folder: one process at a time works there, and tidies up after one that was killed.
+
+The lock's empty file stays: were it deleted, a process that has just opened it would hold a lock that nobody else sees.
+"""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -27,6 +30,4 @@ def alone(folder: Path, work: str = "work", *, wait: float = 0.0) -> Iterator[No
         clear_halves(folder)
         yield
     finally:
-        with suppress(OSError):  # gone, or the folder turned read-only, as another error says
-            Path(lock.lock_file).unlink()
         lock.release()

@@ -151,7 +151,7 @@ def _at(job: Job, name: str) -> Iterator[tuple[Path, bool]]:
 def files_of(root: Path, name: str) -> Files:
     """What a worker sends: all files of a run but those that it shares with its training."""
     folder, trains = root / "runs" / name, name.startswith("trainings/")
-    found = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    found = (path for path in folder.rglob("*") if path.is_file() and "/." not in str(path.relative_to(root)))  # none hidden
     return {str(p.relative_to(root / "runs")): p.read_bytes() for p in found if trains or p.name not in SHARED}
 
 

@@ -1,4 +1,4 @@
-"""The table of faults: `pytest tests/faults -m "slow or not slow" --faults results/faults.csv` writes what tests tell."""
+"""The table of faults: each test tells how many rounds it took, and how they ended."""
 
 from __future__ import annotations
 
@@ -7,24 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nbformat
-import pandas as pd
 import pytest
 import torch
 
 from fairnb.book.chapters import OPENS_RUN
-from fairnb.run.files import save_table
+from tests import told
 from tests.faults.work import CHAPTERS, opened, project, search
-
-COLUMNS = ["fault", "done to", "rounds", "went on by itself", "named in a line", "results lost"]
-told = pytest.StashKey[list[list[str | int]]]()
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--faults", type=Path, help="table that receives a row for each fault and what it was done to")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[told] = []
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -67,22 +55,12 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tell(request: pytest.FixtureRequest) -> Callable[..., None]:
+def tell() -> Callable[..., None]:
     """Note how many rounds of a fault went on by themselves, were named in a line, or lost a result; none may."""
 
     def note(fault: str, done_to: str, *, went_on: int = 0, named: int = 0, lost: int = 0) -> None:
-        request.config.stash[told].append([fault, done_to, went_on + named + lost, went_on, named, lost])
-        assert not lost, f"{fault}, {done_to}: {lost} of {went_on + named + lost} rounds lost results"
+        ends = {"went_on_by_itself": went_on, "named_in_a_line": named, "results_lost": lost}
+        told.tell("faults.csv", fault=fault, done_to=done_to, rounds=sum(ends.values()), **ends)
+        assert not lost, f"{fault}, {done_to}: {lost} of {sum(ends.values())} rounds lost results"
 
     return note
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    path, rows = session.config.getoption("--faults", default=None), session.config.stash[told]
-    if path and rows:
-        new = pd.DataFrame(rows, columns=COLUMNS).groupby(COLUMNS[:2], sort=False).sum().reset_index()
-        if path.exists():  # rows of tests that were not run stay
-            old = pd.read_csv(path)
-            apart = ~old[COLUMNS[:2]].apply(tuple, axis=1).isin(new[COLUMNS[:2]].apply(tuple, axis=1))
-            new = pd.concat([old[apart], new])
-        save_table(path, new.sort_values(COLUMNS[:2], kind="stable"))

@@ -81,8 +81,17 @@ def test_of_two_processes_one_works_and_the_other_says_so(tmp_path, tell):
 def test_a_lock_that_was_left_behind_holds_nobody_up(tmp_path):
     (tmp_path / ".work.lock").touch()
     with alone(tmp_path):
-        assert (tmp_path / ".work.lock").exists()
-    assert not list(tmp_path.iterdir())
+        pass
+
+
+def test_a_lock_s_file_stays_the_same_one(tmp_path):
+    """Else one that has just opened it and one that makes it anew would both hold the lock."""
+    seen = set()
+    for _ in range(2):
+        with alone(tmp_path):
+            seen.add((tmp_path / ".work.lock").stat().st_ino)
+    seen.add((tmp_path / ".work.lock").stat().st_ino)
+    assert len(seen) == 1
 
 
 def test_a_release_in_somebody_elses_repository_has_no_revision(tmp_path, monkeypatch):

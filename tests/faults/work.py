@@ -159,10 +159,10 @@ def _in_root(do: Callable[[Path], None], root: Path, output: Path) -> None:
 
 def results(root: Path) -> dict[str, str]:
     """Digests of all that a run's results are, by file: without seconds and provenance. Litter is found too."""
-    litter = r"\.part$|^\.tmp|\.lock$|checkpoint|_search\.safetensors"
+    litter = r"\.part$|^\.tmp|checkpoint|_search\.safetensors"
     assert not [path for path in root.rglob("*") if re.search(litter, path.name)]
     found = {}
-    for path in sorted(path for path in (root / "runs").rglob("*") if path.is_file()):
+    for path in sorted(path for path in (root / "runs").rglob("*") if path.is_file() and path.suffix != ".lock"):
         name = str(path.relative_to(root))
         if path.name == "run.json":
             known = json.loads(path.read_text())

@@ -10,12 +10,16 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from tests import told
 
 T = TypeVar("T")
 CLEAR = (ValueError, OSError)  # and what is derived from OSError, but not from ValueError, such as UnicodeDecodeError
@@ -33,8 +37,18 @@ def fuzzed(quick: int, slow: int, **strategies: st.SearchStrategy[Any]) -> Calla
     def of(check: Callable[..., None]) -> Any:
         @pytest.mark.parametrize("examples", [quick, *rounds] if quick else rounds)
         def test(examples: int) -> None:
+            tried = count()
+
+            @wraps(check)
+            def counted(**values: Any) -> None:
+                next(tried)
+                check(**values)
+
             known = examples != 20 * slow
-            settings(max_examples=examples, derandomize=known, database=None, **CALM)(given(**strategies)(check))()
+            settings(max_examples=examples, derandomize=known, database=None, **CALM)(given(**strategies)(counted))()
+            told.tell("fuzzed.csv", what_must_hold=words, examples=next(tried))
+
+        words = check.__name__.removeprefix("test_").replace("_", " ")
 
         test.__name__, test.__doc__ = check.__name__, check.__doc__
         return test
