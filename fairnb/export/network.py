@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
+from pydantic import BaseModel, FiniteFloat, PositiveInt, ValidationError, model_validator
 from torch import Tensor, nn
 
 from fairnb.data.crops import centre_crops
@@ -16,10 +17,36 @@ from fairnb.run.files import load_json, load_tensors
 from fairnb.run.messages import some
 
 FORMAT = 1  # of config.json
-NEEDED = (
-    "format", "labels", "needs_group", "thresholds", "sensitive", "groups", "bins", "merge", "backbone", "arguments",
-    "classifier", "features", "hidden", "stored", "scaled", "image_size", "mean", "std",
-)  # fmt: skip
+Shape = tuple[PositiveInt, PositiveInt]  # of images: H, W
+
+
+class Needed(BaseModel):
+    """What a network needs of config.json; for the rest see `fairnb.export.folder`."""
+
+    labels: list[str]
+    needs_group: bool
+    thresholds: list[FiniteFloat] | dict[str, list[FiniteFloat]]
+    sensitive: list[str]
+    groups: list[str]
+    bins: dict[str, list[float]]
+    merge: dict[str, list[str]]
+    backbone: str
+    arguments: dict[str, Any]
+    classifier: str
+    features: PositiveInt
+    hidden: PositiveInt
+    stored: Shape
+    scaled: Shape
+    image_size: PositiveInt
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        rows = self.thresholds if isinstance(self.thresholds, dict) else {"": self.thresholds}
+        if list(rows) != (self.groups if self.needs_group else [""]) or {*map(len, rows.values())} != {len(self.labels)}:
+            raise ValueError("thresholds fit neither labels nor groups")
+        return self
 
 
 class FromPixels(nn.Module):
@@ -61,18 +88,22 @@ def load(folder: Path) -> tuple[dict[str, Any], FromPixels]:
     """
     if missing := [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]:
         raise FileNotFoundError(f"{folder} is no exported model: there is no {some(missing)} (`fairnb export` makes them)")
-    config = load_json(folder / "config.json", "format")
-    if config.get("format") != FORMAT:
-        raise ValueError(
-            f"{folder} was exported by another version of fairnb (format {config.get('format')}): export it anew"
-        )
-    network = plain(load_json(folder / "config.json", *NEEDED))
+    config = load_json(path := folder / "config.json", "format")
+    if config["format"] != FORMAT:
+        raise ValueError(f"{folder} was exported by another version of fairnb (format {config['format']}): export it anew")
     try:
-        network.load_state_dict(load_tensors(folder / "model.safetensors"))
-    except RuntimeError as error:
-        raise ValueError(
-            f"{folder}: model.safetensors and config.json do not fit: {str(error).splitlines()[-1].strip()}"
-        ) from None
+        Needed.model_validate(config)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{path} is damaged ({where} {first['msg']}): export it anew") from None
+    weights = load_tensors(folder / "model.safetensors")
+    try:
+        network = plain(config)
+        network.load_state_dict(weights)
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:  # as torchvision and torch raise them
+        reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
+        raise ValueError(f"{folder}: model.safetensors and config.json do not fit: {reason}") from None
     return config, FromPixels(network, config).eval()
 
 

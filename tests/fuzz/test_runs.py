@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import example
 from hypothesis import strategies as st
 
 from fairnb.evidence.compare import compare
 from fairnb.experiment import Experiment
+from fairnb.export.network import load, plain
+from fairnb.run.files import save_json, save_tensors
 from fairnb.tables import read
-from tests.conftest import RECIPE, make_celeba
+from tests.conftest import CONFIG, RECIPE, make_celeba
 from tests.fuzz import folder, fuzzed, result_or_line
 
 MADE: list[Path] = []  # the fixture's folder: hypothesis's examples take no fixtures
@@ -98,12 +101,28 @@ def test_a_run_of_a_sweep_is_compared_from_its_own_folder(monkeypatch, tmp_path)
 def test_an_edited_record_is_compared_or_named(path, value):
     with folder() as here:
         shutil.copytree(MADE[0], run := here / "one")
-        known = inside = json.loads((run / "run.json").read_text())
-        for place in path[:-1]:
-            below = list(inside)[place % len(inside)] if inside else None
-            if not isinstance(inside.get(below), dict) or not inside[below]:
-                break
-            inside = inside[below]
-        inside[list(inside)[path[-1] % len(inside)]] = value
-        (run / "run.json").write_text(json.dumps(known))
+        edit(run / "run.json", path, value)
         result_or_line(lambda: compare([run], draws=400, say=lambda _: None), "run.json", str(run))
+
+
+def edit(file: Path, path: list[int], value: Any) -> None:
+    """Give another value to an entry of a JSON file, at some depth."""
+    known = inside = json.loads(file.read_text())
+    for place in path[:-1]:
+        below = list(inside)[place % len(inside)] if inside else None
+        if not isinstance(inside.get(below), dict) or not inside[below]:
+            break
+        inside = inside[below]
+    inside[list(inside)[path[-1] % len(inside)]] = value
+    file.write_text(json.dumps(known))
+
+
+@fuzzed(15, 50, path=st.lists(PLACE, min_size=1, max_size=2), value=VALUE)
+def test_an_edited_configuration_of_an_exported_model_is_read_or_named(path, value):
+    with folder() as here:
+        save_json(here / "config.json", CONFIG)
+        save_tensors(here / "model.safetensors", plain(CONFIG).state_dict(), format="pt")
+        edit(here / "config.json", path, value)
+        found = result_or_line(lambda: load(here), "config.json", str(here))
+        if found is not None:
+            assert found[1](torch.zeros(1, 32, 32, 3)).shape == (1, len(found[0]["labels"]))
