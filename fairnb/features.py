@@ -83,10 +83,10 @@ def extract_features(faces: Faces, model: MultiLabelNet, feed: Feed, *, layer: s
     return features
 
 
-def save_features(path: Path, features: dict[str, Features]) -> None:
-    """Write the features of all splits as one safetensors file."""
+def save_features(path: Path, features: dict[str, Features], **notes: str) -> None:
+    """Write the features of all splits as one safetensors file, with short notes in its header."""
     parts = {f"{split}.{name}": value for split, part in features.items() for name, value in part.tensors().items()}
-    save_tensors(path, parts, groups=json.dumps({split: part.groups for split, part in features.items()}))
+    save_tensors(path, parts, groups=json.dumps({split: part.groups for split, part in features.items()}), **notes)
 
 
 def load_features(path: Path) -> dict[str, Features]:

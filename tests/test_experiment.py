@@ -21,13 +21,13 @@ from fairnb.experiment import Experiment, training_of
 from fairnb.methods import Problem
 from fairnb.methods.multi_task import multi_task
 from fairnb.methods.recalibration import recalibrate
-from fairnb.run.files import load_tensors, save_json, save_tensors, write_beside
+from fairnb.run.files import load_notes, load_tensors, save_json, save_tensors, write_beside
 from fairnb.run.lock import alone
 from fairnb.run.parameters import Conditions, Parameters, Settings, Swarm
 from fairnb.tables import group_rows
 from fairnb.yours import Sample, assess, mitigate
 from fairnb.yours.predictions import read_predictions
-from tests.conftest import RECIPE, make_celeba
+from tests.conftest import RECIPE, make_celeba, names_in
 
 SEARCH = {"particles": 12, "iterations": 5, "tolerance": 0.1, "spread": 0.1, "epsilon": 0.01}
 
@@ -77,8 +77,7 @@ def test_features_and_head_are_mitigated_as_in_the_run(done):
 
 
 def test_a_run_leaves_its_files(done):
-    names = {path.name for path in done.folder.iterdir()}
-    assert names == {
+    assert {*names_in(done.folder)} == {
         "base.safetensors", "history.csv", "history_us.csv", "features.safetensors", "dynamic_weighting.safetensors",
         "multi_task.safetensors", "labels.csv", "groups.csv", "run.json",
     }  # fmt: skip
@@ -213,6 +212,23 @@ def test_a_search_by_other_parameters_is_not_taken_for_ones_own(celeba, tmp_path
     changed = Experiment.open("one", runs=tmp_path, epsilon=0.01).search("dynamic weighting")
     own = experiment(celeba, tmp_path, run="two").search("dynamic weighting")
     assert torch.equal(changed.fronts.objectives, own.fronts.objectives)
+
+
+def test_what_another_base_model_made_is_not_taken_for_this_one_s(celeba, done, tmp_path):
+    """The base model is deleted and trained anew, on a machine that rounds in another way."""
+    folder = Path(shutil.copytree(done.folder, tmp_path / "one"))
+    weights = {name: value * 1.01 for name, value in load_tensors(done.folder / "base.safetensors").items()}
+    weights["head.bias"] += 9.0  # predicts more labels
+    save_tensors(folder / "base.safetensors", weights, recipe=load_notes(done.folder / "base.safetensors")["recipe"])
+    for name in ("multi_task", "features"):
+        with pytest.raises(ValueError, match=rf"{name}\.safetensors was made from another base model .* delete it"):
+            experiment(celeba, tmp_path).search("multi-task")
+        (folder / f"{name}.safetensors").unlink()
+    made = experiment(celeba, tmp_path)
+    assert made.search("multi-task").heads.weights.shape == done.search("multi-task").heads.weights.shape
+    assert not torch.equal(made.features()["valid"].x, done.features()["valid"].x)
+    labels = made.labels()
+    assert not labels[labels.method == "base"].equals(done.labels()[done.labels().method == "base"])
 
 
 def test_a_run_of_an_older_format_is_refused_in_a_line(celeba, tmp_path):
@@ -423,6 +439,8 @@ save_tensors(path, {"a": torch.zeros(1_000_000)})
     assert f"OSError: {path} could not be written" in done.stderr
     assert torch.equal(load_tensors(path)["a"], torch.ones(10))
     assert [p.name for p in tmp_path.iterdir()] == ["weights.safetensors"]
+    (other := tmp_path / "other").touch()
+    assert path.stat().st_mode == other.stat().st_mode  # a colleague may read it, where other files may be read
 
 
 def test_an_interrupt_leaves_no_half_file(tmp_path):

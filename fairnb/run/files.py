@@ -162,7 +162,10 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], **notes: str) -> None:
 
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with write_beside(path) as beside:
+        beside.touch()
+        usual = beside.stat().st_mode  # safetensors makes files that only their owner can read
         save_file(plain, beside, notes | {CHECKSUM: _checksum(plain, notes)})
+        beside.chmod(usual)
         _sort_notes(beside)
 
 
@@ -184,7 +187,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_notes(path: Path) -> dict[str, str]:
-    """Notes in the header of a safetensors file. A damaged file raises ValueError with its path."""
+    """Notes in the header of a safetensors file, its checksum among them. A damaged file raises ValueError with its path."""
     return _load(path)[1]
 
 
@@ -195,7 +198,7 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, "pt") as file:
             notes = file.metadata() or {}
-        tensors, noted, stat = load_file(path), notes.pop(CHECKSUM, ""), path.stat()
+        tensors, noted, stat = load_file(path), notes.get(CHECKSUM), path.stat()
     except SafetensorError as error:
         reason = str(error).removeprefix("Error while deserializing header: ")
         raise ValueError(f"{path} cannot be read as safetensors ({reason}): delete it to make it anew") from None
@@ -208,11 +211,12 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _checksum(tensors: dict[str, Tensor], notes: dict[str, str]) -> str:
-    """CRC-32 of names, types, shapes, values and notes. It finds accidents; SHA-256 takes twice as long."""
+    """CRC-32 of names, types, shapes, values and other notes. It finds accidents; SHA-256 takes twice as long."""
     import torch
 
     about = {name: [str(tensor.dtype), *tensor.shape] for name, tensor in tensors.items()}
-    value = zlib.crc32(json.dumps([about, notes], sort_keys=True).encode())
+    others = {name: note for name, note in notes.items() if name != CHECKSUM}
+    value = zlib.crc32(json.dumps([about, others], sort_keys=True).encode())
     for name in sorted(tensors):
         value = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, value)
     return f"{value:08x}"

@@ -118,6 +118,8 @@ def load_run(folder: Path) -> dict[str, Any]:
     if known.get("format") != FORMAT:
         raise ValueError(f"{folder} was made by an earlier version of fairnb: give this run another name, or delete it")
     try:
+        if retired := known["parameters"].keys() - Parameters.model_fields.keys():
+            raise ValueError(f"{min(retired)!r} is no parameter of this version of fairnb")
         Parameters(**known["parameters"])
         each = [(stage["seconds"], stage["revision"], stage["takes"]) for stage in known["stages"].values()]
         if strange := {one for *_, takes in each for one in takes} - known["parameters"].keys():
@@ -127,7 +129,7 @@ def load_run(folder: Path) -> dict[str, Any]:
         if not isinstance(known.get("base_from", ""), str):
             raise ValueError("base_from is no name")
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ValueError(f"{path} is damaged ({error}): move it away to start anew") from None
+        raise ValueError(f"{path} is damaged, or of another version ({error}): move it away to start anew") from None
     return known
 
 
