@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fairnb.run.files import project_root
+from fairnb.run.files import naming, project_root
 
 # Each command imports its own modules, so that help and rejected arguments do not wait for torch.
 RENDERING = 30.0  # seconds, on the machine of the chapters' own seconds: two AVX2 cores
@@ -72,7 +72,8 @@ def book(params: Params = None, p: Assign = None, run: Name = None) -> None:
     executed = _run([], params, p, run, afterwards=RENDERING)
     from fairnb.book.pages import build_book
 
-    typer.echo(f"the book is at {build_book(project_root(), executed, typer.echo)}")
+    with naming(project_root() / "book"):
+        typer.echo(f"the book is at {build_book(project_root(), executed, typer.echo)}")
 
 
 @app.command()

@@ -214,8 +214,14 @@ def test_a_gap_of_few_people_is_left_out():
     assert with_range(none, "tpr_gap").tolist() == ["–", "–"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("seeds", "shift", "noise"), [(1, 0.0, 0.0), (5, 0.05, 0.3), (5, 0.1, 0.1)])
+@pytest.mark.parametrize(
+    ("seeds", "shift", "noise"),
+    [
+        pytest.param(1, 0.0, 0.0, marks=pytest.mark.slow),
+        pytest.param(5, 0.05, 0.3, marks=pytest.mark.slow),
+        pytest.param(5, 0.1, 0.1, marks=pytest.mark.soak),
+    ],
+)
 def test_intervals_cover_the_truth_as_often_as_they_say(seeds, shift, noise):
     """Of 1,000 test splits of one population, the 95 % intervals of 93 to 97 % hold what such a split shows on average.
 

@@ -62,7 +62,7 @@ def test_killed_at_any_moment_a_training_ends_with_the_same_weights(celeba, tmp_
     assert True in states  # it had something to go on from
     assert start("train", celeba, folder, form).wait() == 0
     assert_same_files(folder, tmp_path / "whole")
-    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    assert conftest.names_in(folder) == sorted(FILES)
 
 
 def project(folder: Path) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 
 from fairnb.book.clock import Clock
 from fairnb.book.sources import sources
-from fairnb.run.files import load_json, save_json
+from fairnb.run.files import load_json, naming, save_json
 from fairnb.run.keys import content_key, digest_files
 from fairnb.run.lock import alone
 from fairnb.run.messages import duration, unknown
@@ -107,7 +107,8 @@ def run_chapters(
             start = time.perf_counter()
             usual = Parameters().model_dump(mode="json")
             changed = {one: given[one] for one in own if one in given and (one in values or given[one] != usual[one])}
-            _execute(notebooks[name], failed, changed, root, clock)
+            with naming(failed):
+                _execute(notebooks[name], failed, changed, root, clock)
             done = load_json(failed, "metadata", "cells")
             about_it = done["metadata"] | {"made_of": key, "whole": content_key(done["cells"])}
             save_json(failed, done | {"metadata": about_it})

@@ -5,6 +5,7 @@ What is damaged later, by a disk or a copy that broke off, is noticed when it is
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
 import os
@@ -56,6 +57,17 @@ def write_beside(path: Path) -> Iterator[Path]:
         raise OSError(
             f"{path} could not be written ({reason}); an earlier file there is unchanged: repeat this when it can be"
         ) from error
+
+
+@contextmanager
+def naming(place: Path) -> Iterator[None]:
+    """Name the place in an error of a disk that is full, fails or is read-only, where a library's own has no path."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+            raise
+        raise OSError(f"{place} could not be written ({error.strerror}): repeat this when it can be") from error
 
 
 @contextmanager

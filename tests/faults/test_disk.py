@@ -8,6 +8,7 @@ import os
 import platform
 import random
 import re
+import shutil
 import subprocess
 import threading
 import time
@@ -20,8 +21,9 @@ import pandas as pd
 import pytest
 import torch
 
+from fairnb.book.chapters import run_chapters
 from fairnb.run.files import folder_beside, load_json, save_json, save_table, save_tensors, share
-from tests.faults.work import done, few_or_many, places, project, results, whole
+from tests.faults.work import GIVEN, done, few_or_many, places, project, results, whole
 
 # The step of a writing that fails, and the error that the system gives there.
 STEPS = {
@@ -129,16 +131,16 @@ def _mount(place: Path, *options: str) -> bool:
     return subprocess.run(["mount", *options, "tmpfs", str(place)], capture_output=True).returncode == 0
 
 
-def _on_its_own_disk(kilobytes: int, seconds: float, root: Path) -> None:
-    """The whole of a run on a disk of its own, which is small, or turns read-only after some seconds; then again."""
+def _on_its_own_disk(do: Callable[[Path], Any], place: str, kilobytes: int, seconds: float, root: Path) -> None:
+    """Work whose results go to a disk of their own, which is small, or turns read-only after some seconds; then again."""
     ctypes.CDLL(None).unshare(0x00020000)  # mounts of this process alone
     subprocess.run(["mount", "--make-rprivate", "/"], check=True)
-    (root / "runs").mkdir()
-    assert _mount(root / "runs", "-t", "tmpfs", "-o", f"size={kilobytes}k")
+    (root / place).mkdir(parents=True)
+    assert _mount(root / place, "-t", "tmpfs", "-o", f"size={kilobytes}k")
 
     def turn() -> None:
         time.sleep(seconds)
-        while not _mount(root / "runs", "-o", "remount,ro"):  # busy while a file is being written
+        while not _mount(root / place, "-o", "remount,ro"):  # busy while a file is being written
             time.sleep(0.002)
 
     turning = threading.Thread(target=turn, daemon=True)
@@ -146,13 +148,13 @@ def _on_its_own_disk(kilobytes: int, seconds: float, root: Path) -> None:
         turning.start()
     said = ""
     try:
-        whole(root)
+        do(root)
     except (OSError, ValueError) as error:
         said = str(error)
     if seconds:
         turning.join()
-    assert _mount(root / "runs", "-o", "remount,rw,size=100m")
-    whole(root)
+    assert _mount(root / place, "-o", "remount,rw,size=100m")
+    do(root)
     save_json(root / "seen.json", [said, results(root)])
 
 
@@ -175,8 +177,28 @@ def test_a_real_disk(searched, tmp_path, tell, rounds, fault):
     while sum(counts.values()) < rounds:
         root = begin()
         size, seconds = (draw.randrange(8, 2 * needed), 0.0) if "size" in fault else (100_000, draw.uniform(0.05, 2.5))
-        done(partial(_on_its_own_disk, size, seconds), root)
+        done(partial(_on_its_own_disk, whole, "runs", size, seconds), root)
         said, found = load_json(root / "seen.json")
         assert not said or (str(root / "runs") in said and "\n" not in said), said
         counts["lost" if found != wanted else "named" if said else "went_on"] += 1
     tell(fault, "a run", **counts)
+
+
+def _execute(root: Path) -> None:
+    run_chapters(root, [], GIVEN | {"run": "r"})
+
+
+@few_or_many(0, 10)
+def test_chapters_on_a_disk_that_gets_full(written, tmp_path, tell, rounds):
+    """Papermill writes them as they are executed, and its errors name no file."""
+    if not _may_mount(tmp_path):
+        pytest.skip("file systems cannot be mounted here")
+    counts, draw = dict.fromkeys(("went_on", "named", "lost"), 0), random.Random(rounds)
+    done(_execute, wanted := Path(shutil.copytree(written, tmp_path / "wanted")))
+    for turn in range(rounds):
+        root = Path(shutil.copytree(written, tmp_path / f"{turn}"))
+        done(partial(_on_its_own_disk, _execute, "runs/r/chapters", draw.randrange(4, 40), 0.0), root)
+        said, found = load_json(root / "seen.json")
+        assert not said or (str(root / "runs") in said and "\n" not in said), said
+        counts["lost" if found != results(wanted) else "named" if said else "went_on"] += 1
+    tell("a disk of random size gets full", "executed chapters", **counts)

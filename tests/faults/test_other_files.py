@@ -21,7 +21,6 @@ from fairnb.sweep.drive import Sweep
 from fairnb.sweep.plan import NOTE, SweepFile
 from tests.conftest import CONFIG
 from tests.faults.test_damage import DAMAGES
-from tests.faults.work import ROOT
 
 CUT = [name for name in DAMAGES if "flipped" not in name]
 
@@ -93,10 +92,3 @@ def test_an_exported_folder_is_named(tmp_path, tell, name, damage):
     with pytest.raises(ValueError, match=f"{path} (is|cannot be read)"):
         load(tmp_path)
     tell("damaged", f"an exported folder's {name}", named=1)
-
-
-def test_the_table_of_faults_is_shown():
-    table = pd.read_csv(ROOT / "results" / "faults.csv")
-    assert (table["results lost"] == 0).all()
-    assert (table["rounds"] == table["went on by itself"] + table["named in a line"]).all()
-    assert "results/faults.csv" in (ROOT / "book" / "measured.md").read_text()
