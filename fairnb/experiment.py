@@ -37,7 +37,16 @@ from fairnb.methods import BASE, METHODS, Problem, Search, load_search, method_n
 from fairnb.methods.method import PICKED_BY
 from fairnb.model import MultiLabelNet
 from fairnb.run.device import make_fabric, resolve
-from fairnb.run.files import CHECKSUM, load_notes, project_root, save_json, save_table, save_tensors, share
+from fairnb.run.files import (
+    checksum,
+    load_notes,
+    project_root,
+    refuse_other_base,
+    save_json,
+    save_table,
+    save_tensors,
+    share,
+)  # fmt: skip
 from fairnb.run.keys import content_key
 from fairnb.run.lock import alone
 from fairnb.run.messages import unknown
@@ -149,16 +158,6 @@ class Experiment:
             raise ValueError(f"{damaged[0]} is not as run.json noted it: delete it, and the base model is trained anew")
         return all((self.folder / name).exists() for name in FILES)
 
-    def _base_checksum(self) -> str:
-        return load_notes(self.folder / FILES[0]).get(CHECKSUM, "")
-
-    def _refuse_other_base(self, path: Path) -> None:
-        """Raise ValueError if a file of this run was made from another base model than that which lies beside it now."""
-        if path.exists() and (self.folder / FILES[0]).exists():
-            own = self._base_checksum()
-            if load_notes(path).get("base", own) != own:  # older files do not say
-                raise ValueError(f"{path} was made from another base model than base.safetensors: delete it to make it anew")
-
     def features(self) -> dict[str, Features]:
         """Penultimate features of `valid` and `test`; the first call also writes the base model's results."""
         return self._features("features.safetensors", "penultimate")
@@ -170,7 +169,7 @@ class Experiment:
     def _features(self, name: str, layer: str) -> dict[str, Features]:
         path, stage = self.folder / name, name.removesuffix(".safetensors").replace("_", " ")
         heads = self.heads()  # trains, or takes what another run has
-        self._refuse_other_base(path)
+        refuse_other_base(path, base := self.folder / FILES[0])
         if stage not in self.record.stages or not path.exists():
             with self._stage(stage, self.of_base | OF_TABLES):
                 if path.exists():
@@ -179,7 +178,7 @@ class Experiment:
                     features = extract_features(self.faces, self.base_model().model, self.feed, layer=layer)
                 if self.leads:
                     if not path.exists():
-                        save_features(path, features, base=self._base_checksum())
+                        save_features(path, features, base=checksum(base))
                     if layer == "penultimate":
                         alone = Heads(heads.unsqueeze(0))
                         self._write_results("base", {split: alone.tables(part) for split, part in features.items()})
@@ -232,7 +231,7 @@ class Experiment:
         if one.find is None:
             raise ValueError(f"{method!r} is the model before any search: see base_model() and heads()")
         path = self.folder / f"{one.file}.safetensors"
-        self._refuse_other_base(path)
+        refuse_other_base(path, base := self.folder / FILES[0])
         if not path.exists() or method not in self.record.stages:
             both, saved = one.both_layers(self.parameters), self.folder / f"{one.file}_search.safetensors"
             device = "cpu" if self.device == "mps" else self.device  # objectives need float64, which Apple's GPUs lack
@@ -241,7 +240,7 @@ class Experiment:
             made_of = content_key(self.parameters.model_dump(mode="json", include=takes))
             with self._stage(method, takes):
                 if not path.exists() or load_notes(path).get("made_of") != made_of:  # or its rows alone are missing
-                    save_search(path, one.search(problem, self.parameters), made_of=made_of, base=self._base_checksum())
+                    save_search(path, one.search(problem, self.parameters), made_of=made_of, base=checksum(base))
                 self._write_results(method, self.counts(load_search(path).heads))
                 saved.unlink(missing_ok=True)
         return load_search(path)  # on the CPU, as for later calls

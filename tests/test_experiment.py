@@ -17,6 +17,7 @@ import torch
 
 from fairnb import training
 from fairnb.book import plots, tables, training_plots
+from fairnb.evidence.compare import read_run
 from fairnb.experiment import Experiment, training_of
 from fairnb.methods import Problem
 from fairnb.methods.multi_task import multi_task
@@ -223,6 +224,8 @@ def test_what_another_base_model_made_is_not_taken_for_this_one_s(celeba, done, 
     for name in ("multi_task", "features"):
         with pytest.raises(ValueError, match=rf"{name}\.safetensors was made from another base model .* delete it"):
             experiment(celeba, tmp_path).search("multi-task")
+        with pytest.raises(ValueError, match=r"was made from another base model"):
+            read_run(folder)
         (folder / f"{name}.safetensors").unlink()
     made = experiment(celeba, tmp_path)
     assert made.search("multi-task").heads.weights.shape == done.search("multi-task").heads.weights.shape

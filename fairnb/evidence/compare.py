@@ -20,6 +20,7 @@ from fairnb.evidence.weigh import DRAWS, Evidence, weigh
 from fairnb.features import Features, load_features, load_layer
 from fairnb.heads import Heads
 from fairnb.methods import METHODS, load_search
+from fairnb.run.files import refuse_other_base
 from fairnb.run.keys import digest
 from fairnb.run.messages import some
 from fairnb.run.parameters import Parameters, Recipe
@@ -84,6 +85,9 @@ def read_run(folder: Path) -> Run:
     if missing := [name for name in needed if not (folder / name).exists()]:
         raise FileNotFoundError(f"{folder} is no finished run: there is no {some(missing)} (`fairnb run` makes them)")
     known, table = load_run(folder), tables.read(path := folder / "labels.csv", "method", "split", "label", "analysed")
+    made = ["features", "pooled_features", *(method.file for name, method in METHODS.items() if name in known["stages"])]
+    for name in made:
+        refuse_other_base(folder / f"{name}.safetensors", folder / "base.safetensors")
     rows = table[(table.method == "base") & (table.split == "test")]
     features = load_features(folder / "features.safetensors")
     if len(rows) != features["test"].labels.shape[1] or rows.label.nunique() < len(rows) or rows.analysed.dtype != bool:

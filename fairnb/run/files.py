@@ -203,6 +203,19 @@ def load_notes(path: Path) -> dict[str, str]:
     return _load(path)[1]
 
 
+def checksum(path: Path) -> str:
+    """The checksum that a safetensors file notes of itself; empty for an older one."""
+    return load_notes(path).get(CHECKSUM, "")
+
+
+def refuse_other_base(path: Path, base: Path) -> None:
+    """Raise ValueError if a file, where it exists, notes the checksum of another base model than that of the file `base`."""
+    if path.exists() and base.exists():
+        own = checksum(base)
+        if load_notes(path).get("base", own) != own:  # older files do not say
+            raise ValueError(f"{path} was made from another base model than {base.name}: delete it to make it anew")
+
+
 def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and notes, after a look at the checksum: once in a process, since files are never changed in place."""
     from safetensors.torch import load_file
