@@ -46,7 +46,7 @@ from fairnb.run.files import (
     save_table,
     save_tensors,
     share,
-)  # fmt: skip
+)
 from fairnb.run.keys import content_key
 from fairnb.run.lock import alone
 from fairnb.run.messages import unknown
