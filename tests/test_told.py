@@ -8,7 +8,7 @@ import pandas as pd
 from tests import told
 
 ROOT = Path(__file__).parents[1]
-PROPERTY = re.compile(r"@fuzzed\(\s*\d+, (\d+),.*?\ndef test_(\w+)", re.DOTALL)
+PROPERTY = re.compile(r"@fuzzed\(\s*\d+,\s+(\d+),.*?\ndef test_(\w+)", re.DOTALL)
 
 
 def shown(name: str) -> pd.DataFrame:
