@@ -44,7 +44,7 @@ class Needed(BaseModel):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         rows = self.thresholds if isinstance(self.thresholds, dict) else {"": self.thresholds}
-        if list(rows) != (self.groups if self.needs_group else [""]) or {*map(len, rows.values())} != {len(self.labels)}:
+        if {*rows} != ({*self.groups} if self.needs_group else {""}) or {*map(len, rows.values())} != {len(self.labels)}:
             raise ValueError("thresholds fit neither labels nor groups")
         return self
 
@@ -95,8 +95,8 @@ def load(folder: Path) -> tuple[dict[str, Any], FromPixels]:
         Needed.model_validate(config)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{path} is damaged ({where} {first['msg']}): export it anew") from None
+        where = ".".join(map(str, first["loc"])) or "as a whole"
+        raise ValueError(f"{path} is damaged ({where}: {first['msg']}): export it anew") from None
     weights = load_tensors(folder / "model.safetensors")
     try:
         network = plain(config)

@@ -81,6 +81,17 @@ def test_a_sweeps_files_are_named(tmp_path, tell, damage, monkeypatch):
         tell("damaged", f"a sweep's {path.name}", named=1)
 
 
+def test_a_configuration_may_be_sorted_anew_but_must_fit(tmp_path):
+    save_tensors(tmp_path / "model.safetensors", plain(CONFIG).state_dict(), format="pt")
+    save_json(tmp_path / "config.json", CONFIG | {"thresholds": dict(reversed(CONFIG["thresholds"].items()))})
+    assert load(tmp_path)[0]["groups"] == ["x", "y"]
+    save_json(tmp_path / "config.json", CONFIG | {"thresholds": {"x": [0.0, 0.5]}})
+    with pytest.raises(
+        ValueError, match=r"config\.json is damaged \(as a whole: .*thresholds fit neither labels nor groups"
+    ):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize("damage", CUT)
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_an_exported_folder_is_named(tmp_path, tell, name, damage):
