@@ -166,6 +166,14 @@ def _may_mount(folder: Path) -> bool:
         return False
 
 
+def _ended(work: Callable[[Path], None], root: Path, wanted: dict[str, str]) -> str:
+    """How a round of work on a disk of its own ended; what it says must name the place in one line."""
+    done(work, root)
+    said, found = load_json(root / "seen.json")
+    assert not said or (str(root / "runs") in said and "\n" not in said), said
+    return "lost" if found != wanted else "named" if said else "went_on"
+
+
 @pytest.mark.parametrize("fault", ["a disk of random size gets full", "a disk turns read-only at a random moment"])
 @few_or_many(1, 20)
 def test_a_real_disk(searched, tmp_path, tell, rounds, fault):
@@ -177,10 +185,7 @@ def test_a_real_disk(searched, tmp_path, tell, rounds, fault):
     while sum(counts.values()) < rounds:
         root = begin()
         size, seconds = (draw.randrange(8, 2 * needed), 0.0) if "size" in fault else (100_000, draw.uniform(0.05, 2.5))
-        done(partial(_on_its_own_disk, whole, "runs", size, seconds), root)
-        said, found = load_json(root / "seen.json")
-        assert not said or (str(root / "runs") in said and "\n" not in said), said
-        counts["lost" if found != wanted else "named" if said else "went_on"] += 1
+        counts[_ended(partial(_on_its_own_disk, whole, "runs", size, seconds), root, wanted)] += 1
     tell(fault, "a run", **counts)
 
 
@@ -194,11 +199,10 @@ def test_chapters_on_a_disk_that_gets_full(written, tmp_path, tell, rounds):
     if not _may_mount(tmp_path):
         pytest.skip("file systems cannot be mounted here")
     counts, draw = dict.fromkeys(("went_on", "named", "lost"), 0), random.Random(rounds)
-    done(_execute, wanted := Path(shutil.copytree(written, tmp_path / "wanted")))
+    done(_execute, usual := Path(shutil.copytree(written, tmp_path / "usual")))
+    wanted = results(usual)
     for turn in range(rounds):
         root = Path(shutil.copytree(written, tmp_path / f"{turn}"))
-        done(partial(_on_its_own_disk, _execute, "runs/r/chapters", draw.randrange(4, 40), 0.0), root)
-        said, found = load_json(root / "seen.json")
-        assert not said or (str(root / "runs") in said and "\n" not in said), said
-        counts["lost" if found != results(wanted) else "named" if said else "went_on"] += 1
+        small = partial(_on_its_own_disk, _execute, "runs/r/chapters", draw.randrange(4, 40), 0.0)
+        counts[_ended(small, root, wanted)] += 1
     tell("a disk of random size gets full", "executed chapters", **counts)
